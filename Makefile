@@ -1,0 +1,66 @@
+# The stock parts, images and virtual machines that tests and demo use are kept here.
+export PEREGRINE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/peregrine
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X github.com/peregrine-dev/peregrine/internal/version.Version=$(VERSION)
+PREFIX  ?= /usr/local
+LINT    := $(PEREGRINE_CACHE)/lint
+GO      ?= go
+
+# What the tests and the demo need of Debian; the bundle itself needs xfsprogs.
+PACKAGES := xfsprogs debootstrap util-linux
+
+.PHONY: help deps stock build demo test test-vm bench soak fuzz lint generate install uninstall clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+deps:
+	@contrib/deps.sh $(PACKAGES)
+
+stock: deps
+	@integration/tools/build.sh $(PEREGRINE_CACHE)
+
+build: ## build every binary into bin/
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/... ./*/cmd/...
+
+demo: build stock ## show what the bundle does, beside the stock parts, on a private containerd
+	bin/peregrine demo
+
+test: build stock ## run every test but the virtual machine's, as root
+	$(GO) test -race -timeout 20m ./...
+
+test-vm: build stock ## run the smoke tests in a small virtual machine: older kernel, pure cgroup v2
+	@contrib/deps.sh qemu-system-x86 cpio
+	@integration/vm/fetch.sh $(PEREGRINE_CACHE)
+	$(GO) test -tags vm -count 1 -run TestVM -v ./integration/vm/
+
+bench: build stock ## measure ours against stock, alternately
+	bin/peregrine bench all
+
+soak: build stock ## the long forms of the crash tests
+	PEREGRINE_SOAK=1 $(GO) test -count 1 -timeout 2h -run 'Kill|Soak' -v ./snapshotter/... ./integration/...
+
+fuzz: ## run each fuzz target for a minute
+	@contrib/fuzz.sh 60s
+
+lint: stock ## gofumpt, vet, staticcheck
+	@out=$$($(LINT)/gofumpt -l .) && [ -z "$$out" ] || { echo "not gofumpt-clean: $$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags vm ./integration/vm/
+	$(LINT)/staticcheck ./...
+
+generate: ## make the generated files again
+	$(GO) generate ./...
+
+install: build ## install the bundle on this host
+	install -D -t $(DESTDIR)$(PREFIX)/bin bin/*
+	$(DESTDIR)$(PREFIX)/bin/peregrine install
+
+uninstall: ## take the bundle off this host
+	$(PREFIX)/bin/peregrine uninstall
+	for b in bin/*; do rm -f $(PREFIX)/$$b; done
+
+clean: ## remove what was built here; the cache stays
+	rm -rf bin

@@ -1,0 +1,248 @@
+// Package config reads the configuration of the BAOverlay snapshotter: defaults,
+// then the file, then flags, then a check of the whole.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/docker/go-units"
+	"github.com/pelletier/go-toml/v2"
+
+	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
+	"github.com/peregrine-dev/peregrine/snapshotter/pool"
+)
+
+// DefaultPath is where the configuration is when nothing else is said. It need not
+// exist.
+const DefaultPath = "/etc/baoverlay/config.toml"
+
+// Config is the whole configuration.
+type Config struct {
+	// Root is the directory for images, snapshots and the pool.
+	Root string `toml:"root" comment:"Where snapshots and the pool are kept."`
+	// Address is the unix socket that containerd connects to.
+	Address string `toml:"address" comment:"The unix socket that containerd connects to."`
+	// Engine is where the file system with reflinks comes from.
+	Engine baoverlay.Engine `toml:"engine" comment:"auto, reflink-host, pool-device, pool-loop or overlay."`
+	// LogLevel is one of containerd's.
+	LogLevel string `toml:"log_level" comment:"trace, debug, info, warn or error."`
+
+	// UpperdirLabel is the stock snapshotter's option of that name.
+	UpperdirLabel bool `toml:"upperdir_label" comment:"Label snapshots with containerd.io/snapshot/overlay.upperdir."`
+
+	Pool    Pool    `toml:"pool"`
+	Metrics Metrics `toml:"metrics"`
+	Debug   Debug   `toml:"debug"`
+}
+
+// Pool bounds the space that snapshots take. A size of 0 is chosen by the size of the
+// host's file system.
+type Pool struct {
+	Device      string `toml:"device" comment:"The block device of engine pool-device. It must be blank or a pool."`
+	Size        Size   `toml:"size" comment:"What a new image file starts with. Sizes: bytes, or 512MiB, 8GiB, ...; 0 fits the host."`
+	MaxSize     Size   `toml:"max_size" comment:"What the image file never exceeds; 0: as far as host_reserve allows."`
+	Headroom    Size   `toml:"headroom" comment:"With less free in the pool, it grows."`
+	Reserve     Size   `toml:"reserve" comment:"With less free in the pool, and nothing to grow by, no snapshot is prepared."`
+	HostReserve Size   `toml:"host_reserve" comment:"What growing leaves free on the host's file system."`
+}
+
+// Metrics serves Prometheus metrics.
+type Metrics struct {
+	Address string `toml:"address" comment:"host:port of Prometheus metrics at /metrics; empty: none."`
+}
+
+// Debug serves pprof.
+type Debug struct {
+	Address string `toml:"address" comment:"A unix socket for pprof; empty: none."`
+}
+
+// Size is a number of bytes, written as such or with a unit.
+type Size int64
+
+// UnmarshalText reads "4096", "512MiB" or "8G"; units are powers of 1024.
+func (s *Size) UnmarshalText(text []byte) error {
+	n, err := units.RAMInBytes(string(text))
+	if err != nil || n < 0 {
+		return fmt.Errorf("%q is no size, want bytes or a number with a unit such as 512MiB: %w", text, errdefs.ErrInvalidArgument)
+	}
+	*s = Size(n)
+	return nil
+}
+
+// MarshalText is the inverse of UnmarshalText.
+func (s Size) MarshalText() ([]byte, error) {
+	for _, u := range []struct {
+		size Size
+		name string
+	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}} {
+		if s > 0 && s%u.size == 0 {
+			return fmt.Appendf(nil, "%d%s", s/u.size, u.name), nil
+		}
+	}
+	return fmt.Append(nil, int64(s)), nil
+}
+
+// Default is the configuration without a file.
+func Default() Config {
+	return Config{
+		Root:     "/var/lib/baoverlay",
+		Address:  "/run/baoverlay/baoverlay.sock",
+		Engine:   baoverlay.Auto,
+		LogLevel: "info",
+	}
+}
+
+// Load reads the file at path over the defaults. A missing file is an error only if
+// required. Errors name file, line and column, and what is allowed there; they are
+// ErrInvalidArgument.
+func Load(path string, required bool) (Config, error) {
+	c := Default()
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !required {
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("read configuration: %w", err)
+	}
+	if err := c.parse(text); err != nil {
+		return c, fmt.Errorf("%s:%w", path, err)
+	}
+	return c, nil
+}
+
+// parse reads text over c. The error starts with line and column.
+func (c *Config) parse(text []byte) error {
+	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c)
+	var unknown *toml.StrictMissingError
+	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
+		e := unknown.Errors[0]
+		row, col := e.Position()
+		key := e.Key()
+		return fmt.Errorf("%d:%d: unknown key %q, want one of %s: %w", row, col, strings.Join(key, "."),
+			strings.Join(keys(key[:len(key)-1]), ", "), errdefs.ErrInvalidArgument)
+	}
+	var decode *toml.DecodeError
+	if errors.As(err, &decode) {
+		row, col := decode.Position()
+		return fmt.Errorf("%d:%d: %s: %w", row, col, strings.TrimPrefix(decode.Error(), "toml: "), errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return fmt.Errorf("1:1: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	if bad := c.check(); bad != nil {
+		row, col := position(text, bad.key)
+		return fmt.Errorf("%d:%d: %s: %w", row, col, bad.reason, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// Validate checks what defaults, file and flags amount to; ErrInvalidArgument.
+func (c *Config) Validate() error {
+	if bad := c.check(); bad != nil {
+		return fmt.Errorf("%s: %s: %w", bad.key, bad.reason, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// fault is a value that can't be.
+type fault struct{ key, reason string }
+
+func (c *Config) check() *fault {
+	paths := []struct{ key, value string }{{"root", c.Root}, {"address", c.Address}}
+	if c.Pool.Device != "" {
+		paths = append(paths, struct{ key, value string }{"pool.device", c.Pool.Device})
+	}
+	if c.Debug.Address != "" {
+		paths = append(paths, struct{ key, value string }{"debug.address", c.Debug.Address})
+	}
+	for _, p := range paths {
+		if !filepath.IsAbs(p.value) || p.value == "/" {
+			return &fault{p.key, fmt.Sprintf("%q is no absolute path below /", p.value)}
+		}
+		if strings.ContainsAny(p.value, ":,\\\n") {
+			return &fault{p.key, fmt.Sprintf("%q has one of : , \\ or a line break, which mount options can't have", p.value)}
+		}
+	}
+	if len(c.Address) > 107 {
+		return &fault{"address", "a unix socket's path has at most 107 bytes"}
+	}
+	switch c.LogLevel {
+	case "trace", "debug", "info", "warn", "error":
+	default:
+		return &fault{"log_level", fmt.Sprintf("unknown level %q, want one of %s, %s, %s, %s, %s", c.LogLevel,
+			log.TraceLevel, log.DebugLevel, log.InfoLevel, "warn", log.ErrorLevel)}
+	}
+	if c.Engine == baoverlay.PoolDevice && c.Pool.Device == "" {
+		return &fault{"engine", "pool-device needs pool.device, the path of a block device"}
+	}
+	if c.Pool.Device != "" && c.Engine != baoverlay.PoolDevice && c.Engine != baoverlay.Auto {
+		return &fault{"pool.device", fmt.Sprintf("engine %s uses no device; want engine pool-device or auto", c.Engine)}
+	}
+	if c.Metrics.Address != "" {
+		if _, _, err := net.SplitHostPort(c.Metrics.Address); err != nil {
+			return &fault{"metrics.address", fmt.Sprintf("%q is no host:port", c.Metrics.Address)}
+		}
+	}
+	return c.Pool.check()
+}
+
+func (p Pool) check() *fault {
+	const smallest = 512 << 20
+	if p.Size > 0 && p.Size < smallest {
+		return &fault{"pool.size", "a pool has at least 512MiB"}
+	}
+	if p.MaxSize > 0 && p.MaxSize < max(p.Size, smallest) {
+		return &fault{"pool.max_size", "must be at least pool.size and 512MiB, or 0 for no bound"}
+	}
+	if p.Headroom > 0 && p.Headroom < p.Reserve {
+		return &fault{"pool.headroom", "must be at least pool.reserve: growing has to come before refusing"}
+	}
+	return nil
+}
+
+// Limits returns the pool's limits on a host file system of total bytes.
+func (c *Config) Limits(total int64) pool.Limits {
+	l := pool.DefaultLimits(total)
+	for _, o := range []struct {
+		to   *int64
+		from Size
+	}{{&l.Initial, c.Pool.Size}, {&l.Headroom, c.Pool.Headroom}, {&l.Reserve, c.Pool.Reserve}, {&l.HostReserve, c.Pool.HostReserve}, {&l.Max, c.Pool.MaxSize}} {
+		if o.from > 0 {
+			*o.to = int64(o.from)
+		}
+	}
+	// A reserve alone moves the headroom with it.
+	l.Headroom = max(l.Headroom, l.Reserve)
+	return l
+}
+
+// Write prints c as a file that Load reads, with a comment on each key.
+func (c Config) Write() ([]byte, error) { return toml.Marshal(c) }
+
+// keys lists what may stand in a table; the top is the empty path.
+func keys(table []string) []string {
+	t := reflect.TypeFor[Config]()
+	for _, name := range table {
+		for i := range t.NumField() {
+			if f := t.Field(i); f.Tag.Get("toml") == name && f.Type.Kind() == reflect.Struct {
+				t = f.Type
+				break
+			}
+		}
+	}
+	var names []string
+	for i := range t.NumField() {
+		names = append(names, t.Field(i).Tag.Get("toml"))
+	}
+	return names
+}
