@@ -10,13 +10,24 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
+	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sys/unix"
 )
 
-// Listen listens at path. A socket that a dead process left there is replaced; one
+// Listen listens at path. A listener that systemd holds for path is taken over: its
+// callers wait while the daemon restarts. Else a socket that a dead process left there is replaced; one
 // that somebody answers on, or a file that is no socket, is ErrFailedPrecondition.
 // The caller closes the listener, which removes the socket.
 func Listen(path string) (net.Listener, error) {
+	inherited, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("take over systemd's sockets: %w", err)
+	}
+	for _, l := range inherited {
+		if l != nil && l.Addr().Network() == "unix" && l.Addr().String() == path {
+			return l, nil
+		}
+	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("create the socket's directory: %w", err)
 	}

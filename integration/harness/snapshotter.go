@@ -1,0 +1,79 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
+	"github.com/peregrine-dev/peregrine/snapshotter/config"
+	"github.com/peregrine-dev/peregrine/snapshotter/pool"
+	"github.com/peregrine-dev/peregrine/snapshotter/setup"
+)
+
+// Snapshotter is a running containerd-baoverlay-grpc.
+type Snapshotter struct {
+	*Process
+	Config config.Config
+
+	bin, dir string
+}
+
+// StartSnapshotter runs bin/containerd-baoverlay-grpc with its root and socket in dir.
+// change, if not nil, alters the configuration first.
+func StartSnapshotter(ctx context.Context, bin, dir string, change func(*config.Config)) (*Snapshotter, error) {
+	cfg := config.Default()
+	cfg.Root = filepath.Join(dir, "baoverlay")
+	cfg.Address = filepath.Join(dir, "baoverlay.sock")
+	if change != nil {
+		change(&cfg)
+	}
+	s := &Snapshotter{Config: cfg, bin: bin, dir: dir}
+	return s, s.Start(ctx)
+}
+
+// Start runs the daemon, again after Stop or Kill.
+func (s *Snapshotter) Start(ctx context.Context) error {
+	text, err := s.Config.Write()
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(s.dir, "baoverlay.toml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		return err
+	}
+	s.Process, err = start(filepath.Join(s.dir, "baoverlay.log"), os.Getenv("PATH"), nil,
+		filepath.Join(s.bin, "containerd-baoverlay-grpc"), "--config", file)
+	if err != nil {
+		return err
+	}
+	if err := s.ready(ctx, s.healthy); err != nil {
+		return errors.Join(err, s.Kill())
+	}
+	return nil
+}
+
+func (s *Snapshotter) healthy(ctx context.Context) error {
+	conn, err := grpc.NewClient("unix://"+s.Config.Address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	return err
+}
+
+// Remove stops the daemon and unmounts its pool.
+func (s *Snapshotter) Remove() error {
+	return errors.Join(s.Stop(), pool.Unmount(baoverlay.PoolDir(s.Config.Root)))
+}
+
+// DropIn is what peregrine install writes for containerd.
+func (s *Snapshotter) DropIn() ([]byte, error) {
+	return setup.DropIn(s.Config, setup.DefaultUnpack())
+}

@@ -1,0 +1,174 @@
+// Package install puts the files of the bundle's plugins on a host and takes them
+// away. What belongs to a plugin is the plugin's to say; this package plans the steps,
+// prints them, and does them.
+package install
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+)
+
+// File is a file on the host.
+type File struct {
+	Path string // absolute
+	Text []byte
+	// Yours marks a file that the operator edits: it is left alone when it is there,
+	// and removed only while it is as it was written.
+	Yours bool
+}
+
+// Plugin is what one plugin has on a host.
+type Plugin struct {
+	Name  string
+	Files []File
+	// Units are systemd units, in the order to start them; stopping goes backwards.
+	Units []string
+	// State are directories that go with the plugin, once nothing uses it.
+	State []string
+	// InUse lists what depends on the plugin now; it must stay while there is any.
+	InUse func(context.Context) ([]string, error)
+	// Release gives up what the kernel holds for the plugin, after its units stopped.
+	Release func(context.Context) error
+}
+
+// Step is one thing to do.
+type Step struct {
+	What string
+	do   func(context.Context) error
+}
+
+// Plan lists the steps that install plugins below root, "/" on a real host.
+func Plan(root string, plugins ...Plugin) []Step {
+	var steps []Step
+	var units []string
+	for _, p := range plugins {
+		for _, f := range p.Files {
+			if step, ok := write(filepath.Join(root, f.Path), f); ok {
+				steps = append(steps, step)
+			}
+		}
+		units = append(units, p.Units...)
+	}
+	if hasSystemd(root) && len(units) > 0 {
+		steps = append(steps,
+			systemctl("daemon-reload"),
+			systemctl(append([]string{"enable", "--now"}, units...)...))
+	}
+	return steps
+}
+
+// PlanRemoval lists the steps that take plugins away. It fails with
+// ErrFailedPrecondition, and what is in the way, while anything uses one of them.
+func PlanRemoval(ctx context.Context, root string, plugins ...Plugin) ([]Step, error) {
+	var busy error
+	for _, p := range plugins {
+		if p.InUse == nil {
+			continue
+		}
+		users, err := p.InUse(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("see what uses %s: %w", p.Name, err)
+		}
+		if len(users) > 0 {
+			busy = errors.Join(busy, fmt.Errorf("%s is in use; remove these first:\n  %s: %w",
+				p.Name, strings.Join(users, "\n  "), errdefs.ErrFailedPrecondition))
+		}
+	}
+	if busy != nil {
+		return nil, busy
+	}
+	var steps []Step
+	for _, p := range plugins {
+		if hasSystemd(root) && len(p.Units) > 0 {
+			steps = append(steps, systemctl(append([]string{"disable", "--now"}, p.Units...)...))
+		}
+		if p.Release != nil {
+			steps = append(steps, Step{"release what the kernel holds for " + p.Name, p.Release})
+		}
+		for _, f := range p.Files {
+			if step, ok := remove(filepath.Join(root, f.Path), f); ok {
+				steps = append(steps, step)
+			}
+		}
+		for _, dir := range p.State {
+			dir := filepath.Join(root, dir)
+			if _, err := os.Lstat(dir); err == nil {
+				steps = append(steps, Step{"remove " + dir, func(context.Context) error { return os.RemoveAll(dir) }})
+			}
+		}
+	}
+	if hasSystemd(root) {
+		steps = append(steps, systemctl("daemon-reload"))
+	}
+	return steps, nil
+}
+
+// Do does the steps, telling out about each; with dry it only tells.
+func Do(ctx context.Context, out io.Writer, steps []Step, dry bool) error {
+	if len(steps) == 0 {
+		fmt.Fprintln(out, "nothing to do")
+	}
+	for _, s := range steps {
+		if dry {
+			fmt.Fprintln(out, "would", s.What)
+			continue
+		}
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.What, err)
+		}
+		fmt.Fprintln(out, "done:", s.What)
+	}
+	return nil
+}
+
+func write(path string, f File) (Step, bool) {
+	now, err := os.ReadFile(path)
+	if err == nil && (f.Yours || bytes.Equal(now, f.Text)) {
+		return Step{}, false
+	}
+	return Step{"write " + path, func(context.Context) error {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		unfinished := path + ".new"
+		if err := os.WriteFile(unfinished, f.Text, 0o644); err != nil {
+			return errors.Join(err, os.Remove(unfinished))
+		}
+		return os.Rename(unfinished, path)
+	}}, true
+}
+
+func remove(path string, f File) (Step, bool) {
+	now, err := os.ReadFile(path)
+	if err != nil {
+		return Step{}, false
+	}
+	if f.Yours && !bytes.Equal(now, f.Text) {
+		return Step{"leave " + path + ", which was edited", func(context.Context) error { return nil }}, true
+	}
+	return Step{"remove " + path, func(context.Context) error { return os.Remove(path) }}, true
+}
+
+func systemctl(args ...string) Step {
+	return Step{"systemctl " + strings.Join(args, " "), func(ctx context.Context) error {
+		if out, err := exec.CommandContext(ctx, "systemctl", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+		}
+		return nil
+	}}
+}
+
+// hasSystemd asks what systemd's sd_booted(3) asks.
+func hasSystemd(root string) bool {
+	fi, err := os.Lstat("/run/systemd/system")
+	return root == "/" && err == nil && fi.IsDir()
+}
