@@ -1,4 +1,6 @@
 # The stock parts, images and virtual machines that tests and demo use are kept here.
+# No C in the binaries: they run in containers too.
+build: export CGO_ENABLED = 0
 export PEREGRINE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/peregrine
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -23,7 +25,7 @@ stock: deps
 
 build: ## build every binary into bin/
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/... ./*/cmd/...
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./,$(wildcard cmd/* */cmd/*))
 
 demo: build stock ## show what the bundle does, beside the stock parts, on a private containerd
 	bin/peregrine demo

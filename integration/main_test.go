@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -21,36 +20,21 @@ func TestMain(m *testing.M) { os.Exit(leak.Main(m)) }
 // bin is where make build puts the bundle.
 const bin = "../bin"
 
-// setUp runs a snapshotter and a containerd of a version that knows it, until the test
-// ends.
+// setUp runs the bundle on a containerd of a version until the test ends.
 func setUp(t *testing.T, version string) (*harness.Containerd, *harness.Snapshotter) {
 	t.Helper()
 	pooltest.NeedRoot(t)
 	leak.Check(t)
-	dir := workDir(t)
-	bao, err := harness.StartSnapshotter(t.Context(), bin, dir, smallPool)
+	b, err := harness.StartBundle(t.Context(), cache(t), bin, version, smallPool)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := bao.Remove(); err != nil {
+		if err := b.Remove(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
-	dropIn, err := bao.DropIn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := harness.StartContainerd(t.Context(), cache(t), version, dir, map[string][]byte{"baoverlay.toml": dropIn})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Remove(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
-		}
-	})
-	return c, bao
+	return b.Containerd, b.Snapshotter
 }
 
 func smallPool(cfg *config.Config) {
@@ -60,20 +44,16 @@ func smallPool(cfg *config.Config) {
 // workDir is a directory on the disk that goes with the test.
 func workDir(t *testing.T) string {
 	t.Helper()
-	dir := filepath.Join(cache(t), "run")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp(dir, "test-")
+	dir, err := harness.NewDir(cache(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
+		if err := dir.Remove(); err != nil {
 			t.Error(err)
 		}
 	})
-	return dir
+	return dir.Path
 }
 
 func cache(t *testing.T) string {

@@ -37,7 +37,7 @@ func StartContainerd(ctx context.Context, cache, version, dir string, dropIns ma
 	c := &Containerd{
 		Version:   version,
 		Address:   filepath.Join(dir, "c.sock"),
-		Namespace: "peregrine-" + strings.ToLower(filepath.Base(dir)),
+		Namespace: namespaceOf(dir),
 		dir:       dir, path: path,
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "conf.d"), 0o700); err != nil {

@@ -38,7 +38,7 @@ func Main(m *testing.M) int {
 			fmt.Fprintln(os.Stderr, "leaked:", err)
 			return 1
 		}
-		more, err := settle(before)
+		more, err := Settle(before)
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
@@ -50,9 +50,9 @@ func Main(m *testing.M) int {
 	})
 }
 
-// settle gives the kernel a moment: an unmounted file system's loop device, a killed
+// Settle is Since for now. It gives the kernel a moment: an unmounted file system's loop device, a killed
 // process and its cgroup go a little later than the call that ended them returns.
-func settle(before State) ([]string, error) {
+func Settle(before State) ([]string, error) {
 	deadline := time.Now().Add(5 * time.Second)
 	for {
 		now, err := Look()
@@ -76,7 +76,7 @@ func Check(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
-		more, err := settle(before)
+		more, err := Settle(before)
 		if err != nil {
 			tb.Error(err)
 		}

@@ -133,3 +133,18 @@ func quotasOn(device string) bool {
 	}
 	return binary.NativeEndian.Uint16(state[2:])&quotaEnforced != 0
 }
+
+// QuotaSupported says why a pool on this kernel would have no project quotas.
+func QuotaSupported() error {
+	fd, err := unix.Fsopen("xfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("this kernel doesn't show XFS (%v): %w", err, errdefs.ErrNotImplemented)
+	}
+	defer unix.Close(fd)
+	// An XFS built without quotas learns that only when it mounts, but has no
+	// statistics of them.
+	if _, err := os.Stat("/proc/fs/xfs/xqm"); err != nil {
+		return fmt.Errorf("this kernel's XFS has no quotas: %w", errdefs.ErrNotImplemented)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+// Package demo shows what the bundle does beside the stock parts: the same containers,
+// by turns, on one private containerd.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/peregrine-dev/peregrine/integration/bench"
+	"github.com/peregrine-dev/peregrine/integration/harness"
+	"github.com/peregrine-dev/peregrine/integration/images"
+	"github.com/peregrine-dev/peregrine/integration/leak"
+)
+
+// Options say where things are.
+type Options struct {
+	Cache    string
+	Bin      string
+	Progress images.Progress
+}
+
+// Run runs the demo and prints its table to out. It leaves nothing behind, also when
+// ctx is done before it has ended.
+func Run(ctx context.Context, out io.Writer, o Options) (err error) {
+	image, err := images.DebianData(ctx, o.Cache, o.Progress)
+	if err != nil {
+		return err
+	}
+	before, err := leak.Look()
+	if err != nil {
+		return err
+	}
+	rows, err := run(ctx, o, image)
+	more, lerr := leak.Settle(before)
+	if lerr == nil && len(more) > 0 {
+		lerr = fmt.Errorf("the demo left behind: %s", strings.Join(more, ", "))
+	}
+	if err := errors.Join(err, lerr); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s\ncontainerd %s; medians of %d, by turns\n\n", bench.Machine(), harness.Versions[0], rounds)
+	return Print(out, rows)
+}
+
+const rounds = 3
+
+func run(ctx context.Context, o Options, image images.Image) (_ []Row, err error) {
+	o.Progress("starting a private containerd with the bundle", 0, 0)
+	b, err := harness.StartBundle(ctx, o.Cache, o.Bin, harness.Versions[0], nil)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.Remove(ctx)) }()
+	return snapshotter(ctx, b, o, image)
+}
+
+// container runs a workload of the peregrine program in a container of its own and
+// returns the nanoseconds that it printed; done is called before the container
+// goes.
+func container(ctx context.Context, b *harness.Bundle, o Options, snapshotter, image string, done func() error, workload ...string) (ns float64, err error) {
+	args := []string{
+		"run", "--snapshotter", snapshotter,
+		"--mount", "type=bind,src=" + filepath.Join(o.Bin, "peregrine") + ",dst=/peregrine,options=rbind:ro",
+		"--mount", "type=bind,src=" + b.Dir() + ",dst=/demo,options=rbind:ro",
+		image, "demo", "/peregrine", "workload",
+	}
+	defer func() { err = errors.Join(err, b.RemoveContainers(context.WithoutCancel(ctx))) }()
+	out, err := b.Ctr(ctx, append(args, workload...)...)
+	if err != nil {
+		return 0, err
+	}
+	if ns, err = strconv.ParseFloat(strings.TrimSpace(out), 64); err != nil {
+		return 0, fmt.Errorf("the container printed %q: %w", out, err)
+	}
+	return ns, done()
+}
