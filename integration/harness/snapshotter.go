@@ -37,8 +37,19 @@ func StartSnapshotter(ctx context.Context, bin, dir string, change func(*config.
 	return s, s.Start(ctx)
 }
 
-// Start runs the daemon, again after Stop or Kill.
+// Start runs the daemon, again after Stop or Kill, and waits until it serves.
 func (s *Snapshotter) Start(ctx context.Context) error {
+	if err := s.Launch(); err != nil {
+		return err
+	}
+	if err := s.ready(ctx, s.healthy); err != nil {
+		return errors.Join(err, s.Kill())
+	}
+	return nil
+}
+
+// Launch is Start without waiting.
+func (s *Snapshotter) Launch() error {
 	text, err := s.Config.Write()
 	if err != nil {
 		return err
@@ -49,13 +60,7 @@ func (s *Snapshotter) Start(ctx context.Context) error {
 	}
 	s.Process, err = start(filepath.Join(s.dir, "baoverlay.log"), os.Getenv("PATH"), nil,
 		filepath.Join(s.bin, "containerd-baoverlay-grpc"), "--config", file)
-	if err != nil {
-		return err
-	}
-	if err := s.ready(ctx, s.healthy); err != nil {
-		return errors.Join(err, s.Kill())
-	}
-	return nil
+	return err
 }
 
 func (s *Snapshotter) healthy(ctx context.Context) error {
@@ -76,4 +81,22 @@ func (s *Snapshotter) Remove() error {
 // DropIn is what peregrine install writes for containerd.
 func (s *Snapshotter) DropIn() ([]byte, error) {
 	return setup.DropIn(s.Config, setup.DefaultUnpack())
+}
+
+// StartInstalled runs the daemon as its unit does, with the host's configuration; its
+// log is in dir.
+func StartInstalled(ctx context.Context, bin, dir string) (*Process, error) {
+	cfg, err := config.Load(config.DefaultPath, true)
+	if err != nil {
+		return nil, err
+	}
+	s := &Snapshotter{Config: cfg}
+	s.Process, err = start(filepath.Join(dir, "baoverlay.log"), os.Getenv("PATH"), nil, filepath.Join(bin, "containerd-baoverlay-grpc"))
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ready(ctx, s.healthy); err != nil {
+		return nil, errors.Join(err, s.Kill())
+	}
+	return s.Process, nil
 }

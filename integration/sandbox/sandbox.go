@@ -11,15 +11,22 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// stage tells the copies of the program apart: none is the caller's, then init, then
-// the inside.
-const stage = "PEREGRINE_SANDBOX"
+// variable tells the copies of the program apart: without it, it is the caller's; then
+// comes init, then the inside.
+const variable = "PEREGRINE_SANDBOX"
+
+// stage is what variable said. Programs that this one starts are not told: they may make
+// sandboxes of their own.
+var stage = func() string {
+	s := os.Getenv(variable)
+	os.Unsetenv(variable)
+	return s
+}()
 
 // Run makes the rest of the program run inside. On the outside it does not return
 // until the inside has ended: then done is true and code is its exit code. Inside, it
@@ -27,7 +34,7 @@ const stage = "PEREGRINE_SANDBOX"
 //
 // It needs root. It must be called before anything else is started.
 func Run(ctx context.Context) (code int, done bool, err error) {
-	switch os.Getenv(stage) {
+	switch stage {
 	case "inside":
 		return 0, false, nil
 	case "init":
@@ -151,12 +158,10 @@ func again(next string) *exec.Cmd {
 		self = os.Args[0]
 	}
 	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Env = append(os.Environ(), stage+"="+next)
+	cmd.Env = append(os.Environ(), variable+"="+next)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd
 }
 
 // Inside reports whether the program runs in a sandbox.
-func Inside() bool {
-	return os.Getenv(stage) == "inside" && os.Getppid() == 1 && strconv.Itoa(os.Getpid()) != "1"
-}
+func Inside() bool { return stage == "inside" }

@@ -23,8 +23,10 @@ import (
 // Name is what containerd knows the snapshotter by.
 const Name = "baoverlay"
 
-// dropInPath is imported by containerd 2.x by itself.
-const dropInPath = "/etc/containerd/conf.d/baoverlay.toml"
+const (
+	mainConfigPath = "/etc/containerd/config.toml"
+	dropInPath     = "/etc/containerd/conf.d/baoverlay.toml"
+)
 
 // Unpack is an entry of containerd's unpack_config: a snapshotter that the transfer
 // service unpacks images into.

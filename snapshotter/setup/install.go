@@ -44,11 +44,17 @@ func Plugin(ctx context.Context, bin string) (install.Plugin, error) {
 	if err != nil {
 		return install.Plugin{}, err
 	}
+	// Without a configuration of its own, containerd looks into no conf.d either.
+	main, err := hostfiles.Render(mainConfigPath, nil)
+	if err != nil {
+		return install.Plugin{}, err
+	}
 	p := install.Plugin{
 		Name: Name,
 		Files: []install.File{
 			{Path: config.DefaultPath, Text: defaults, Yours: true},
 			{Path: dropInPath, Text: dropIn},
+			{Path: mainConfigPath, Text: main, Yours: true},
 		},
 		Units:   []string{"baoverlay-pool.service", "baoverlay.socket", "baoverlay.service"},
 		State:   []string{cfg.Root},

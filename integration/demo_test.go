@@ -1,0 +1,85 @@
+package integration
+
+import (
+	"bufio"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
+)
+
+// TestDemo runs the demo as make demo does.
+func TestDemo(t *testing.T) {
+	pooltest.NeedRoot(t)
+	leak.Check(t)
+	table, err := exec.CommandContext(t.Context(), bin+"/peregrine", "demo").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range []string{"first write into a file of 1 GiB", "disk used by that write", "untar", "read 1 GiB"} {
+		if !strings.Contains(string(table), "| "+row) {
+			t.Errorf("the table has no row %q:\n%s", row, table)
+		}
+	}
+	nothingLeft(t)
+}
+
+// TestDemoInterrupted stops the demo in the middle, by a terminal's ^C and by a kill
+// that it can't see.
+func TestDemoInterrupted(t *testing.T) {
+	for _, signal := range []unix.Signal{unix.SIGINT, unix.SIGKILL} {
+		for _, step := range []string{"starting a private containerd", "pulling the image on baoverlay"} {
+			t.Run(unix.SignalName(signal)+" while "+step, func(t *testing.T) {
+				pooltest.NeedRoot(t)
+				leak.Check(t)
+				cmd := exec.CommandContext(t.Context(), bin+"/peregrine", "demo")
+				steps, err := cmd.StderrPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := cmd.Start(); err != nil {
+					t.Fatal(err)
+				}
+				reached := false
+				for lines := bufio.NewScanner(steps); lines.Scan(); {
+					if strings.HasPrefix(lines.Text(), step) && !reached {
+						reached = true
+						if err := cmd.Process.Signal(signal); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				if err := cmd.Wait(); err == nil {
+					t.Error("the demo ended well although it was interrupted")
+				}
+				if !reached {
+					t.Errorf("the demo never said %q", step)
+				}
+				if signal != unix.SIGKILL {
+					nothingLeft(t)
+					return
+				}
+				// Files are all that a kill leaves, for the next run to delete.
+				workDir(t)
+			})
+		}
+	}
+}
+
+// nothingLeft fails the test when a run's directory is still there.
+func nothingLeft(t *testing.T) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(cache(t), "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		t.Errorf("left behind: run/%s", e.Name())
+	}
+}
