@@ -30,11 +30,12 @@ build: ## build every binary into bin/
 demo: build stock ## show what the bundle does, beside the stock parts, on a private containerd
 	bin/peregrine demo
 
+# One package at a time: they compare what the whole kernel holds before and after.
 test: build stock ## run every test but the virtual machine's, as root
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -p 1 -timeout 20m ./...
 
 test-vm: build stock ## run the smoke tests in a small virtual machine: older kernel, pure cgroup v2
-	@contrib/deps.sh qemu-system-x86 cpio
+	@contrib/deps.sh qemu-system-x86 e2fsprogs
 	@integration/vm/fetch.sh $(PEREGRINE_CACHE)
 	$(GO) test -tags vm -count 1 -run TestVM -v ./integration/vm/
 

@@ -38,17 +38,16 @@ const (
 // Engines are all values that Engine may have.
 var Engines = []Engine{Auto, ReflinkHost, PoolDevice, PoolLoop, Overlay}
 
-// UnmarshalText accepts the names in Engines; others are ErrInvalidArgument.
-func (e *Engine) UnmarshalText(text []byte) error {
-	if !slices.Contains(Engines, Engine(text)) {
-		names := make([]string, len(Engines))
-		for i, e := range Engines {
-			names[i] = string(e)
-		}
-		return fmt.Errorf("unknown engine %q, want one of %s: %w", text, strings.Join(names, ", "), errdefs.ErrInvalidArgument)
+// Check says which engines there are when e is none of them.
+func (e Engine) Check() error {
+	if slices.Contains(Engines, e) {
+		return nil
 	}
-	*e = Engine(text)
-	return nil
+	names := make([]string, len(Engines))
+	for i, e := range Engines {
+		names[i] = string(e)
+	}
+	return fmt.Errorf("unknown engine %q, want one of %s", string(e), strings.Join(names, ", "))
 }
 
 // Options say where snapshots are kept and by which engine.
@@ -82,11 +81,11 @@ type Host struct {
 // Choose picks the engine. It is pure. An engine that was asked for and doesn't
 // work, or that would hide the snapshots of another, is ErrFailedPrecondition.
 func Choose(want Engine, device string, h Host) (Choice, error) {
+	if err := want.Check(); err != nil {
+		return Choice{}, fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
 	if want == Auto && device != "" {
 		want = PoolDevice // naming a device means it
-	}
-	if want == PoolDevice && device == "" {
-		return Choice{}, fmt.Errorf("engine %s needs the name of a device: %w", want, errdefs.ErrInvalidArgument)
 	}
 	if h.Held != "" {
 		if want != Auto && want != h.Held && !(onHost(want) && onHost(h.Held)) {
@@ -95,10 +94,13 @@ func Choose(want Engine, device string, h Host) (Choice, error) {
 		}
 		if want == Auto {
 			want = h.Held
+			if want == Overlay && h.Reflink == nil {
+				want = ReflinkHost
+			}
 		}
-		if h.Held == Overlay && want == Overlay && h.Reflink == nil {
-			want = ReflinkHost
-		}
+	}
+	if want == PoolDevice && device == "" {
+		return Choice{}, fmt.Errorf("engine %s needs the name of a device: %w", want, errdefs.ErrInvalidArgument)
 	}
 	broken := func(err error) (Choice, error) {
 		return Choice{}, fmt.Errorf("engine %s doesn't work here: %w: %w", want, err, errdefs.ErrFailedPrecondition)
@@ -135,7 +137,7 @@ func Probe(root string) (Host, error) {
 	}
 	h := Host{Held: held, Pool: pool.Supported()}
 	if h.Reflink = clones(root); h.Reflink == nil {
-		h.Reflink = overlayutils.Supported(root)
+		h.Reflink = takesOverlay(root)
 	}
 	return h, nil
 }
@@ -188,7 +190,7 @@ func open(ctx context.Context, engine Engine, opts Options, limits pool.Limits) 
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create %s: %w", dir, err)
 		}
-		if err := overlayutils.Supported(dir); err != nil {
+		if err := takesOverlay(dir); err != nil {
 			return nil, fmt.Errorf("overlayfs doesn't work on %s: %w", dir, err)
 		}
 		return pool.OnHost(dir, limits)
@@ -203,6 +205,14 @@ func PoolDir(root string) string    { return filepath.Join(root, "pool") }
 func imageFile(root string) string  { return filepath.Join(root, "pool.img") }
 func hostDir(root string) string    { return filepath.Join(root, "host") }
 func engineFile(root string) string { return filepath.Join(root, "engine") }
+
+// Files is everything that the snapshotter keeps in a root.
+func Files(root string) []string {
+	return []string{
+		PoolDir(root), imageFile(root), imageFile(root) + ".new", hostDir(root),
+		engineFile(root), engineFile(root) + ".new", filepath.Join(root, "lock"),
+	}
+}
 
 // held reads which engine the snapshots in root belong to.
 func held(root string) (Engine, error) {
@@ -238,25 +248,47 @@ func record(root string, engine Engine) error {
 	return os.Rename(file+".new", file)
 }
 
-// clones says why the file system of dir can't share blocks between files.
-func clones(dir string) (err error) {
-	from, err := os.CreateTemp(dir, "clone-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(from.Name())
-	defer from.Close()
-	to, err := os.CreateTemp(dir, "clone-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(to.Name())
-	defer to.Close()
-	if _, err := from.Write(make([]byte, 4096)); err != nil {
-		return err
-	}
-	if err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd())); err != nil {
+// clones says why the file system of dir can't share blocks between files. The files
+// that it tries with have no names, so that a kill leaves none.
+func clones(dir string) error {
+	none := func(err error) error {
 		return fmt.Errorf("the file system of %s has no reflinks (%v): %w", dir, err, errdefs.ErrNotImplemented)
 	}
+	var files [2]*os.File
+	for i := range files {
+		f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_RDWR, 0o600)
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return none(err) // those that clone under overlayfs have such files
+		}
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files[i] = f
+	}
+	if _, err := files[0].Write(make([]byte, 4096)); err != nil {
+		return err
+	}
+	if err := unix.IoctlFileClone(int(files[1].Fd()), int(files[0].Fd())); err != nil {
+		return none(err)
+	}
 	return nil
+}
+
+// takesOverlay says why overlayfs doesn't work on dir. The check mounts in a directory
+// that a kill leaves behind, mounted; so it begins by taking those away.
+func takesOverlay(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, "multiple-lowerdir-check*"))
+	if err != nil {
+		return err
+	}
+	for _, check := range left {
+		if err := unix.Unmount(filepath.Join(check, "merged"), unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmount what a kill left: %w", err)
+		}
+		if err := os.RemoveAll(check); err != nil {
+			return err
+		}
+	}
+	return overlayutils.Supported(dir)
 }

@@ -108,8 +108,11 @@ func reserveMetadata(db string) error {
 		return err
 	}
 	defer f.Close()
-	const reserve = 16 << 20
-	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, reserve)
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, max(16<<20, 2*fi.Size()))
 	switch {
 	case errors.Is(err, unix.EOPNOTSUPP):
 		return nil // then it is as good as any other snapshotter
@@ -190,12 +193,13 @@ func (s *snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if err != nil {
 		return err
 	}
+	if err := s.space.Sync(); err != nil {
+		return fmt.Errorf("commit snapshot %q: %w", key, err)
+	}
+	// After writing: what is only in memory has no place of its own yet.
 	usage, err := s.measure(ctx, id)
 	if err != nil {
 		return err
-	}
-	if err := s.space.Sync(); err != nil {
-		return fmt.Errorf("commit snapshot %q: %w", key, err)
 	}
 	return s.ms.WithTransaction(ctx, true, func(ctx context.Context) error {
 		now, _, _, err := storage.GetInfo(ctx, key)
@@ -227,6 +231,20 @@ func (s *snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 
 func (s *snapshotter) measure(ctx context.Context, id string) (snapshots.Usage, error) {
 	return extents.Usage(ctx, filepath.Join(s.path(id), "fs"))
+}
+
+// Walk calls fn for each snapshot.
+func (s *snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, filters ...string) error {
+	called := false
+	err := s.Snapshotter.Walk(ctx, func(ctx context.Context, info snapshots.Info) error {
+		called = true
+		return fn(ctx, info)
+	}, filters...)
+	// Metadata that never had a snapshot has no bucket to look for them in.
+	if errdefs.IsNotFound(err) && !called {
+		return nil
+	}
+	return err
 }
 
 // Cleanup deletes the files of removed snapshots.

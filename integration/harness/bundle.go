@@ -92,6 +92,15 @@ func NewDir(cache string) (*Dir, error) {
 	if err := os.MkdirAll(all, 0o700); err != nil {
 		return nil, err
 	}
+	// One at a time: a directory that is not locked yet looks like one of the dead.
+	turn, err := os.Open(all)
+	if err != nil {
+		return nil, err
+	}
+	defer turn.Close()
+	if err := unix.Flock(int(turn.Fd()), unix.LOCK_EX); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", all, err)
+	}
 	entries, err := os.ReadDir(all)
 	if err != nil {
 		return nil, err

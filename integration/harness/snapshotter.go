@@ -24,16 +24,21 @@ type Snapshotter struct {
 	bin, dir string
 }
 
-// StartSnapshotter runs bin/containerd-baoverlay-grpc with its root and socket in dir.
-// change, if not nil, alters the configuration first.
-func StartSnapshotter(ctx context.Context, bin, dir string, change func(*config.Config)) (*Snapshotter, error) {
+// NewSnapshotter is a daemon of bin/containerd-baoverlay-grpc with its root and socket
+// in dir. change, if not nil, alters the configuration. Start runs it.
+func NewSnapshotter(bin, dir string, change func(*config.Config)) *Snapshotter {
 	cfg := config.Default()
 	cfg.Root = filepath.Join(dir, "baoverlay")
 	cfg.Address = filepath.Join(dir, "baoverlay.sock")
 	if change != nil {
 		change(&cfg)
 	}
-	s := &Snapshotter{Config: cfg, bin: bin, dir: dir}
+	return &Snapshotter{Config: cfg, bin: bin, dir: dir}
+}
+
+// StartSnapshotter is NewSnapshotter and Start.
+func StartSnapshotter(ctx context.Context, bin, dir string, change func(*config.Config)) (*Snapshotter, error) {
+	s := NewSnapshotter(bin, dir, change)
 	return s, s.Start(ctx)
 }
 

@@ -5,6 +5,7 @@ package vm_test
 import (
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -35,11 +36,24 @@ func TestVM(t *testing.T) {
 	if baoverlay := built(t, "containerd-baoverlay-grpc"); baoverlay != "" {
 		cfg.Files = append(cfg.Files, vm.File{Host: baoverlay, Guest: "/usr/bin/containerd-baoverlay-grpc"})
 		cfg.Files = append(cfg.Files, vm.XFSTools(cache)...)
-		cfg.Smoke = append(cfg.Smoke, "smoke/20-baoverlay.sh")
+		cfg.Files = append(cfg.Files, vm.File{Host: testProgram(t, "snapshotter/pool"), Guest: "/usr/bin/pool.test"})
+		cfg.Smoke = append(cfg.Smoke, "smoke/20-baoverlay.sh", "smoke/30-quota.sh")
 	}
 	if err := vm.Run(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// testProgram builds the tests of a package, to be run in the VM.
+func testProgram(t *testing.T, pkg string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), filepath.Base(pkg)+".test")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", program, "../../"+pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the tests of %s: %v\n%s", pkg, err, out)
+	}
+	return program
 }
 
 // TestVMFailures shows how a VM that fails looks from the host.

@@ -32,8 +32,10 @@ type Plugin struct {
 	Files []File
 	// Units are systemd units, in the order to start them; stopping goes backwards.
 	Units []string
-	// State are directories that go with the plugin, once nothing uses it.
+	// State are files and directories that go with the plugin, once nothing uses it.
 	State []string
+	// Dirs are directories that go when nothing is left in them.
+	Dirs []string
 	// InUse lists what depends on the plugin now; it must stay while there is any.
 	InUse func(context.Context) ([]string, error)
 	// Release gives up what the kernel holds for the plugin, after its units stopped.
@@ -99,10 +101,16 @@ func PlanRemoval(ctx context.Context, root string, plugins ...Plugin) ([]Step, e
 				steps = append(steps, step)
 			}
 		}
-		for _, dir := range p.State {
+		for _, path := range p.State {
+			path := filepath.Join(root, path)
+			if _, err := os.Lstat(path); err == nil {
+				steps = append(steps, Step{"remove " + path, func(context.Context) error { return os.RemoveAll(path) }})
+			}
+		}
+		for _, dir := range p.Dirs {
 			dir := filepath.Join(root, dir)
 			if _, err := os.Lstat(dir); err == nil {
-				steps = append(steps, Step{"remove " + dir, func(context.Context) error { return os.RemoveAll(dir) }})
+				steps = append(steps, Step{"remove " + dir + " if it is empty", func(context.Context) error { return removeEmpty(dir) }})
 			}
 		}
 	}
@@ -156,6 +164,13 @@ func remove(path string, f File) (Step, bool) {
 		return Step{"leave " + path + ", which was edited", func(context.Context) error { return nil }}, true
 	}
 	return Step{"remove " + path, func(context.Context) error { return os.Remove(path) }}, true
+}
+
+func removeEmpty(dir string) error {
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		return err
+	}
+	return os.Remove(dir)
 }
 
 func systemctl(args ...string) Step {

@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -69,11 +71,20 @@ type Debug struct {
 // Size is a number of bytes, written as such or with a unit.
 type Size int64
 
+type sizeError struct{ text string }
+
+func (e *sizeError) Error() string {
+	return fmt.Sprintf("%q is no size, want bytes or a number with a unit such as 512MiB", e.text)
+}
+
 // UnmarshalText reads "4096", "512MiB" or "8G"; units are powers of 1024.
 func (s *Size) UnmarshalText(text []byte) error {
-	n, err := units.RAMInBytes(string(text))
+	n, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil { // RAMInBytes reads everything, but large numbers not to the last digit
+		n, err = units.RAMInBytes(string(text))
+	}
 	if err != nil || n < 0 {
-		return fmt.Errorf("%q is no size, want bytes or a number with a unit such as 512MiB: %w", text, errdefs.ErrInvalidArgument)
+		return &sizeError{string(text)}
 	}
 	*s = Size(n)
 	return nil
@@ -127,7 +138,7 @@ func (c *Config) parse(text []byte) error {
 	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
 		e := unknown.Errors[0]
 		row, col := e.Position()
-		key := e.Key()
+		key := keyAt(text, row, col, e.Key())
 		return fmt.Errorf("%d:%d: unknown key %q, want one of %s: %w", row, col, strings.Join(key, "."),
 			strings.Join(keys(key[:len(key)-1]), ", "), errdefs.ErrInvalidArgument)
 	}
@@ -135,6 +146,12 @@ func (c *Config) parse(text []byte) error {
 	if errors.As(err, &decode) {
 		row, col := decode.Position()
 		return fmt.Errorf("%d:%d: %s: %w", row, col, strings.TrimPrefix(decode.Error(), "toml: "), errdefs.ErrInvalidArgument)
+	}
+	var size *sizeError
+	if errors.As(err, &size) {
+		// Of a value that is no string, the decoder doesn't say where it is.
+		row, col := positionOfValue(text, size.text)
+		return fmt.Errorf("%d:%d: %w: %w", row, col, err, errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
 		return fmt.Errorf("1:1: %w: %w", err, errdefs.ErrInvalidArgument)
@@ -169,12 +186,17 @@ func (c *Config) check() *fault {
 		if !filepath.IsAbs(p.value) || p.value == "/" {
 			return &fault{p.key, fmt.Sprintf("%q is no absolute path below /", p.value)}
 		}
-		if strings.ContainsAny(p.value, ":,\\\n") {
-			return &fault{p.key, fmt.Sprintf("%q has one of : , \\ or a line break, which mount options can't have", p.value)}
+		if strings.ContainsAny(p.value, `:,\"%`) || strings.ContainsFunc(p.value, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
+			return &fault{p.key, fmt.Sprintf(`%q has one of : , \ " %% or white space, which mount options and systemd's units can't have`, p.value)}
 		}
 	}
-	if len(c.Address) > 107 {
-		return &fault{"address", "a unix socket's path has at most 107 bytes"}
+	for _, s := range []struct{ key, path string }{{"address", c.Address}, {"debug.address", c.Debug.Address}} {
+		if len(s.path) > 107 {
+			return &fault{s.key, "a unix socket's path has at most 107 bytes"}
+		}
+	}
+	if err := c.Engine.Check(); err != nil {
+		return &fault{"engine", err.Error()}
 	}
 	switch c.LogLevel {
 	case "trace", "debug", "info", "warn", "error":
@@ -189,15 +211,27 @@ func (c *Config) check() *fault {
 		return &fault{"pool.device", fmt.Sprintf("engine %s uses no device; want engine pool-device or auto", c.Engine)}
 	}
 	if c.Metrics.Address != "" {
-		if _, _, err := net.SplitHostPort(c.Metrics.Address); err != nil {
-			return &fault{"metrics.address", fmt.Sprintf("%q is no host:port", c.Metrics.Address)}
+		_, port, err := net.SplitHostPort(c.Metrics.Address)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil {
+			return &fault{"metrics.address", fmt.Sprintf("%q is no host:port, want for example localhost:9500", c.Metrics.Address)}
 		}
 	}
 	return c.Pool.check()
 }
 
 func (p Pool) check() *fault {
-	const smallest = 512 << 20
+	const smallest, largest = 512 << 20, 1 << 60
+	for _, s := range []struct {
+		key  string
+		size Size
+	}{{"size", p.Size}, {"max_size", p.MaxSize}, {"headroom", p.Headroom}, {"reserve", p.Reserve}, {"host_reserve", p.HostReserve}} {
+		if s.size < 0 || s.size > largest {
+			return &fault{"pool." + s.key, fmt.Sprintf("%d is no size, want 0 to 1EiB", s.size)}
+		}
+	}
 	if p.Size > 0 && p.Size < smallest {
 		return &fault{"pool.size", "a pool has at least 512MiB"}
 	}

@@ -57,49 +57,49 @@ func OnHost(dir string, limits Limits) (*Pool, error) {
 // of another format or in use. Nothing half-made is left.
 func OpenImage(ctx context.Context, image, dir string, limits Limits) (*Pool, error) {
 	p := &Pool{dir: dir, image: image, limits: limits}
-	mounted, err := p.adopt(func(source string) (bool, error) {
+	return p.open(ctx, p.mountImage, func(source string) (bool, error) {
 		devices, err := attachedTo(image)
 		return slices.Contains(devices, source), err
 	})
-	if err != nil {
-		return nil, err
-	}
-	if !mounted {
-		if err := p.mountImage(ctx); err != nil {
-			return nil, err
-		}
-	}
-	p.quota = quotasOn(p.device)
-	return p, p.fill(ctx) // a growth that a crash cut short, a volume that was enlarged
 }
 
-// OpenDevice opens the pool on a block device at dir, formatting the device if,
-// and only if, nothing is on it. Errors as OpenImage.
-func OpenDevice(ctx context.Context, device, dir string, limits Limits) (*Pool, error) {
-	device, err := filepath.EvalSymlinks(device)
-	if err != nil {
-		return nil, fmt.Errorf("the pool's device: %w", err)
+// open adopts the pool where it is mounted already, and mounts it where it isn't;
+// isMine says whether a mount's source is this pool's medium.
+func (p *Pool) open(ctx context.Context, mount func(context.Context) error, isMine func(source string) (bool, error)) (*Pool, error) {
+	if err := haveTools(); err != nil {
+		return nil, err
 	}
-	p := &Pool{dir: dir, device: device, limits: limits}
-	mounted, err := p.adopt(func(source string) (bool, error) {
-		return sameDevice(source, device)
-	})
+	mounted, err := p.adopt(isMine)
 	if err != nil {
 		return nil, err
 	}
 	if !mounted {
-		if err := p.mountDevice(ctx); err != nil {
+		if err := mount(ctx); err != nil {
 			return nil, err
 		}
 	}
 	p.quota = quotasOn(p.device)
-	return p, p.fill(ctx) // a growth that a crash cut short, a volume that was enlarged
+	// A growth that a crash cut short, a volume that was enlarged.
+	if err := p.fill(ctx); err != nil {
+		if !mounted {
+			err = errors.Join(err, unmount(p.dir))
+		}
+		return nil, err
+	}
+	return p, nil
 }
 
 // Unmount takes the pool at dir out of the mount table; its loop device frees
 // itself. It fails with ErrFailedPrecondition while containers use the pool, and
 // succeeds when nothing is mounted.
 func Unmount(dir string) error {
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	at, err := mountedAt(dir)
 	if err != nil || at == nil {
 		return err
@@ -107,6 +107,9 @@ func Unmount(dir string) error {
 	err = unmount(dir)
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("%w: containers still run on the pool: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if err == nil && strings.HasPrefix(at.Source, "/dev/loop") {
+		tune(at.Source, completeThere) // as it was found
 	}
 	return err
 }
@@ -209,6 +212,10 @@ func (p *Pool) Grow(ctx context.Context) error {
 	if by == 0 {
 		return nil
 	}
+	// A growth that came half-way comes first: while that fails, none is added to it.
+	if err := p.fill(ctx); err != nil {
+		return err
+	}
 	if err := allocate(img, fi.Size(), by); err != nil {
 		return fmt.Errorf("allocate %s for the pool's image: %w", units.BytesSize(float64(by)), err)
 	}
@@ -235,18 +242,34 @@ func (p *Pool) fill(ctx context.Context) error {
 			return fmt.Errorf("resize %s: %w", p.device, err)
 		}
 	}
-	if out, err := exec.CommandContext(ctx, "xfs_growfs", "-d", p.dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("xfs_growfs %s: %w: %s", p.dir, err, strings.TrimSpace(string(out)))
+	for {
+		out, err := exec.CommandContext(ctx, "xfs_growfs", "-d", p.dir).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		if !strings.Contains(strings.ToLower(string(out)), unix.EWOULDBLOCK.Error()) {
+			return fmt.Errorf("xfs_growfs %s: %w: %s", p.dir, err, strings.TrimSpace(string(out)))
+		}
+		// One that a killed daemon started is still at it.
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	return nil
 }
 
-// adopt reports whether the pool is mounted at its directory already; isMine says
-// whether a mount's source is this pool's medium.
+// adopt reports whether the pool is mounted at its directory already.
 func (p *Pool) adopt(isMine func(source string) (bool, error)) (bool, error) {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return false, fmt.Errorf("create %s: %w", p.dir, err)
 	}
+	// The mount table has paths without symbolic links.
+	dir, err := filepath.EvalSymlinks(p.dir)
+	if err != nil {
+		return false, err
+	}
+	p.dir = dir
 	at, err := mountedAt(p.dir)
 	if err != nil || at == nil {
 		return false, err
@@ -348,42 +371,6 @@ func explain(medium string, err error) error {
 	return fmt.Errorf("the pool %s can't be used: %w", medium, err)
 }
 
-func (p *Pool) mountDevice(ctx context.Context) error {
-	if err := p.emptyDir(); err != nil {
-		return err
-	}
-	// O_EXCL on a block device fails while it is mounted or claimed.
-	dev, err := os.OpenFile(p.device, os.O_RDWR|unix.O_EXCL, 0)
-	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("the pool's device %s is in use, mounted or claimed by another: %w", p.device, errdefs.ErrFailedPrecondition)
-	}
-	if err != nil {
-		return fmt.Errorf("open the pool's device: %w", err)
-	}
-	sb, err := readSuperblock(dev)
-	dev.Close()
-	switch {
-	case errors.Is(err, errNotXFS):
-		if err := blank(ctx, p.device); err != nil {
-			return err
-		}
-		if err := format(ctx, p.device); err != nil {
-			return err
-		}
-	case err != nil:
-		return explain(p.device, err)
-	default:
-		size, err := deviceSize(p.device)
-		if err != nil {
-			return err
-		}
-		if err := sb.usable(size); err != nil {
-			return explain(p.device, err)
-		}
-	}
-	return p.mount(p.device)
-}
-
 // mount mounts p.device; medium is what the administrator knows it by.
 func (p *Pool) mount(medium string) error {
 	// Quotas where the kernel has them: the max-size label needs them.
@@ -408,42 +395,4 @@ func (p *Pool) emptyDir() error {
 			p.dir, entries[0].Name(), errdefs.ErrFailedPrecondition)
 	}
 	return nil
-}
-
-// blank says what is on a device that ought to have nothing on it.
-func blank(ctx context.Context, device string) error {
-	out, err := exec.CommandContext(ctx, "blkid", "-p", device).CombinedOutput()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() == 2 {
-		return nil // no signature found
-	}
-	if err != nil {
-		return fmt.Errorf("blkid %s: %w: %s", device, err, strings.TrimSpace(string(out)))
-	}
-	return fmt.Errorf("the pool's device is not blank (%s); choose another, or wipe it with wipefs -a if it may go: %w",
-		strings.TrimSpace(string(out)), errdefs.ErrFailedPrecondition)
-}
-
-func sameDevice(a, b string) (bool, error) {
-	var x, y unix.Stat_t
-	if err := unix.Stat(a, &x); err != nil {
-		return false, &os.PathError{Op: "stat", Path: a, Err: err}
-	}
-	if err := unix.Stat(b, &y); err != nil {
-		return false, &os.PathError{Op: "stat", Path: b, Err: err}
-	}
-	return x.Mode&unix.S_IFMT == unix.S_IFBLK && y.Mode&unix.S_IFMT == unix.S_IFBLK && x.Rdev == y.Rdev, nil
-}
-
-func deviceSize(device string) (int64, error) {
-	f, err := os.Open(device)
-	if err != nil {
-		return 0, fmt.Errorf("open the pool's device: %w", err)
-	}
-	defer f.Close()
-	size, err := f.Seek(0, 2)
-	if err != nil {
-		return 0, fmt.Errorf("size of %s: %w", device, err)
-	}
-	return size, nil
 }

@@ -48,12 +48,16 @@ type superblock struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// errNotXFS says that there is no XFS at all, as on a blank device.
-var errNotXFS = errors.New("no XFS superblock")
+var (
+	// errNotXFS says that there is no XFS at all, as on a blank device.
+	errNotXFS = errors.New("no XFS superblock")
+	// errUnfinished says that mkfs was killed: nothing was ever in this file system.
+	errUnfinished = fmt.Errorf("mkfs did not finish: %w", errdefs.ErrDataLoss)
+)
 
 // readSuperblock reads and verifies the primary superblock at the start of r.
-// A superblock that is damaged or unfinished is errdefs.ErrDataLoss; where there
-// is none, errNotXFS.
+// A superblock that is damaged is errdefs.ErrDataLoss, one that is unfinished is
+// errUnfinished, and returned; where there is none, errNotXFS.
 func readSuperblock(r io.ReaderAt) (superblock, error) {
 	head := make([]byte, sbEnd)
 	if _, err := r.ReadAt(head, 0); err != nil {
@@ -73,7 +77,9 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 		return superblock{}, fmt.Errorf("XFS format version %d has no reflinks, want 5: %w", v, errdefs.ErrFailedPrecondition)
 	}
 	full := make([]byte, sector)
-	if _, err := r.ReadAt(full, 0); err != nil {
+	if _, err := r.ReadAt(full, 0); errors.Is(err, io.EOF) {
+		return superblock{}, fmt.Errorf("nothing is left but a part of the superblock: %w", errdefs.ErrDataLoss)
+	} else if err != nil {
 		return superblock{}, fmt.Errorf("read superblock: %w", err)
 	}
 	// The checksum is little-endian and taken with its own field zero.
@@ -82,19 +88,20 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 	if got := crc32.Checksum(full, castagnoli); got != want {
 		return superblock{}, fmt.Errorf("superblock checksum is %08x, want %08x: %w", got, want, errdefs.ErrDataLoss)
 	}
-	if full[sbInProgress] != 0 {
-		return superblock{}, fmt.Errorf("mkfs did not finish: %w", errdefs.ErrDataLoss)
-	}
 	blockSize := int64(binary.BigEndian.Uint32(full[sbBlockSize:]))
 	blocks := binary.BigEndian.Uint64(full[sbDataBlocks:])
 	if blockSize < 512 || blockSize > 65536 || blocks > 1<<52/uint64(blockSize) {
 		return superblock{}, fmt.Errorf("superblock names %d blocks of %d bytes: %w", blocks, blockSize, errdefs.ErrDataLoss)
 	}
-	return superblock{
+	sb := superblock{
 		Label:   string(bytes.TrimRight(full[sbLabel:sbLabel+sbLabelLen], "\x00")),
 		Size:    int64(blocks) * blockSize,
 		Reflink: binary.BigEndian.Uint32(full[sbROCompat:])&roCompatLinks != 0,
-	}, nil
+	}
+	if full[sbInProgress] != 0 {
+		return sb, errUnfinished
+	}
+	return sb, nil
 }
 
 // usable says why a file system can't be a pool on a medium of size bytes.

@@ -40,14 +40,21 @@ import (
 )
 
 // Serve runs until ctx is done, then finishes the calls under way and returns nil.
-// It opens everything before it listens: when it returns an error at start, nothing
-// half-made is left.
+// It claims all that another process may hold, the root and the addresses, before it
+// opens the pool, and answers nobody before everything is open: when it returns an
+// error at start, nothing half-made is left.
 func Serve(ctx context.Context, cfg config.Config) (err error) {
 	lock, err := Lock(cfg.Root)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
+
+	sockets, err := listen(cfg)
+	if err != nil {
+		return err
+	}
+	defer sockets.Close()
 
 	p, err := Open(ctx, cfg)
 	if err != nil {
@@ -59,14 +66,10 @@ func Serve(ctx context.Context, cfg config.Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, sn.Close()) }()
 
-	l, err := unixsocket.Listen(cfg.Address)
-	if err != nil {
-		return err
-	}
 	registry, metrics := newMetrics(p)
 	srv := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(metrics.UnaryServerInterceptor(), logErrors),
-		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor()),
+		grpc.ChainStreamInterceptor(metrics.StreamServerInterceptor(), endWatches),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 	)
@@ -77,14 +80,20 @@ func Serve(ctx context.Context, cfg config.Config) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { p.Watch(ctx); return nil })
-	g.Go(func() error { return srv.Serve(l) })
-	if cfg.Metrics.Address != "" {
+	g.Go(func() error {
+		// Stopped before it began is stopped.
+		if err := srv.Serve(sockets.snapshots); !errors.Is(err, grpc.ErrServerStopped) {
+			return err
+		}
+		return nil
+	})
+	if sockets.metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-		serveHTTP(ctx, g, mux, func() (net.Listener, error) { return net.Listen("tcp", cfg.Metrics.Address) })
+		serveHTTP(ctx, g, mux, sockets.metrics)
 	}
-	if cfg.Debug.Address != "" {
-		serveHTTP(ctx, g, profiles(), func() (net.Listener, error) { return unixsocket.Listen(cfg.Debug.Address) })
+	if sockets.debug != nil {
+		serveHTTP(ctx, g, profiles(), sockets.debug)
 	}
 	g.Go(func() error {
 		<-ctx.Done()
@@ -99,6 +108,42 @@ func Serve(ctx context.Context, cfg config.Config) (err error) {
 	return g.Wait()
 }
 
+// listeners are the sockets of a configuration; nil where it has none.
+type listeners struct{ snapshots, metrics, debug net.Listener }
+
+// listen opens all of them or none.
+func listen(cfg config.Config) (_ *listeners, err error) {
+	l := &listeners{}
+	defer func() {
+		if err != nil {
+			l.Close()
+		}
+	}()
+	if l.snapshots, err = unixsocket.Listen(cfg.Address); err != nil {
+		return nil, err
+	}
+	if cfg.Metrics.Address != "" {
+		if l.metrics, err = net.Listen("tcp", cfg.Metrics.Address); err != nil {
+			return nil, fmt.Errorf("listen for metrics: %w", err)
+		}
+	}
+	if cfg.Debug.Address != "" {
+		if l.debug, err = unixsocket.Listen(cfg.Debug.Address); err != nil {
+			return nil, fmt.Errorf("listen for debugging: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// Close closes what no server has closed yet.
+func (l *listeners) Close() {
+	for _, l := range []net.Listener{l.snapshots, l.metrics, l.debug} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+}
+
 // Lock claims a root for this process: one daemon, or one command that mounts or
 // unmounts its pool. The kernel lets go of it when the process dies.
 func Lock(root string) (*os.File, error) {
@@ -109,7 +154,17 @@ func Lock(root string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the root %s: %w; make it writable or choose another root", root, err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// A daemon that is killed while it starts a program leaves a child that shares
+	// its lock until it is that program. Another daemon holds it for longer.
+	deadline := time.Now().Add(time.Second)
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("another process uses the root %s; stop it first: %w", root, errdefs.ErrFailedPrecondition)
@@ -158,13 +213,36 @@ func logErrors(ctx context.Context, req any, info *grpc.UnaryServerInfo, next gr
 	return resp, err
 }
 
-func serveHTTP(ctx context.Context, g *errgroup.Group, h http.Handler, listen func() (net.Listener, error)) {
+// endWatches ends a client's watch of the health once it was told that nothing is
+// served: it has no end of its own, and a graceful stop waits for every stream.
+func endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	if info.FullMethod != healthpb.Health_Watch_FullMethodName {
+		return next(srv, stream)
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	return next(srv, watch{stream, ctx, cancel})
+}
+
+type watch struct {
+	grpc.ServerStream
+	ctx    context.Context
+	cancel func()
+}
+
+func (w watch) Context() context.Context { return w.ctx }
+
+func (w watch) SendMsg(m any) error {
+	err := w.ServerStream.SendMsg(m)
+	if r, ok := m.(*healthpb.HealthCheckResponse); ok && r.Status != healthpb.HealthCheckResponse_SERVING {
+		w.cancel()
+	}
+	return err
+}
+
+func serveHTTP(ctx context.Context, g *errgroup.Group, h http.Handler, l net.Listener) {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	g.Go(func() error {
-		l, err := listen()
-		if err != nil {
-			return err
-		}
 		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}

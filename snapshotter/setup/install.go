@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -56,8 +57,10 @@ func Plugin(ctx context.Context, bin string) (install.Plugin, error) {
 			{Path: dropInPath, Text: dropIn},
 			{Path: mainConfigPath, Text: main, Yours: true},
 		},
-		Units:   []string{"baoverlay-pool.service", "baoverlay.socket", "baoverlay.service"},
-		State:   []string{cfg.Root},
+		Units: []string{"baoverlay-pool.service", "baoverlay.socket", "baoverlay.service"},
+		// The root may have been there before and hold what is not ours.
+		State:   baoverlay.Files(cfg.Root),
+		Dirs:    []string{cfg.Root, filepath.Dir(config.DefaultPath)},
 		InUse:   func(ctx context.Context) ([]string, error) { return inUse(ctx, cfg) },
 		Release: func(context.Context) error { return pool.Unmount(baoverlay.PoolDir(cfg.Root)) },
 	}
