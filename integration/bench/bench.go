@@ -15,7 +15,48 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/integration/images"
 )
+
+// Options say where things are and how long to measure.
+type Options struct {
+	Cache string
+	Bin   string
+	// Quick ends within 50 s, with as many rounds as fit.
+	Quick    bool
+	Progress images.Progress
+}
+
+// rounds counts rounds of measurements: each gives a sample of everything.
+type rounds struct {
+	done, want int
+	began      time.Time // of this round
+	end        time.Time // zero: no bound
+}
+
+// rounds are those of a plugin whose run began at a time.
+func (o Options) rounds(began time.Time) *rounds {
+	const samples = 7
+	if o.Quick {
+		const aim = 45 * time.Second // the rest is for taking things down
+		return &rounds{want: samples, end: began.Add(aim)}
+	}
+	return &rounds{want: samples}
+}
+
+// next reports whether there is another round: there is always a first, and one that
+// would not end in time does not begin.
+func (r *rounds) next() bool {
+	now := time.Now()
+	lasted := now.Sub(r.began)
+	if r.done == r.want || r.done > 0 && !r.end.IsZero() && now.Add(lasted).After(r.end) {
+		return false
+	}
+	r.done++
+	r.began = now
+	return true
+}
 
 // Row is one comparison. All of it was measured in this run.
 type Row struct {

@@ -14,15 +14,6 @@ import (
 	"github.com/peregrine-dev/peregrine/integration/workload"
 )
 
-// Options say how long to measure.
-type Options struct {
-	Cache string
-	Bin   string
-	// Quick ends within 50 s, with fewer samples.
-	Quick    bool
-	Progress images.Progress
-}
-
 const (
 	ours  = "baoverlay"
 	stock = "overlayfs"
@@ -43,6 +34,7 @@ type rowOf struct {
 
 // Snapshotter measures baoverlay against stock overlayfs, both behind one containerd.
 func Snapshotter(ctx context.Context, o Options) (rows []Row, err error) {
+	began := time.Now()
 	image, err := images.DebianData(ctx, o.Cache, o.Progress)
 	if err != nil {
 		return nil, err
@@ -61,13 +53,13 @@ func Snapshotter(ctx context.Context, o Options) (rows []Row, err error) {
 		return nil, err
 	}
 	defer client.Close()
+	o.Progress("pulling the image on both", 0, 0)
+	ref, err := b.Pull(ctx, image, ours, stock)
+	if err != nil {
+		return nil, err
+	}
 	both := map[string]*roots{}
-	for i, name := range []string{ours, stock} {
-		o.Progress("pulling the image on "+name, int64(i), 2)
-		ref, err := b.Pull(ctx, image, name)
-		if err != nil {
-			return nil, err
-		}
+	for _, name := range []string{ours, stock} {
 		if both[name], err = newRoots(ctx, client, ref, name, b.Dir()); err != nil {
 			return nil, err
 		}
@@ -76,15 +68,12 @@ func Snapshotter(ctx context.Context, o Options) (rows []Row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	samples := 7
-	if o.Quick {
-		samples = 3
-	}
 	series := map[string]map[string]Series{ours: {}, stock: {}}
 	measures := snapshotterMeasures(tar)
-	for i := range samples {
+	rounds := o.rounds(began)
+	for i := 0; rounds.next(); i++ {
 		for j, m := range measures {
-			o.Progress("measuring", int64(i*len(measures)+j), int64(samples*len(measures)))
+			o.Progress(fmt.Sprintf("round %d", i+1), int64(j), int64(len(measures)))
 			order := []string{ours, stock}
 			if i%2 == 1 {
 				order = []string{stock, ours}
@@ -121,13 +110,15 @@ func Snapshotter(ctx context.Context, o Options) (rows []Row, err error) {
 
 func snapshotterMeasures(tar string) []measure {
 	const (
+		writes = 20000
 		reads  = 2000
 		synced = 1000
 	)
 	data := func(root, file string) string { return filepath.Join(root, "data", file) }
 	took := func(d time.Duration, err error) ([]float64, error) { return []float64{milliseconds(d)}, err }
-	// shared is a rate of synced operations on 64 MiB whose blocks the image has too.
-	shared := func(flags int, sync func(int) error) func(context.Context, string) ([]float64, error) {
+	// shared is a rate of n writes into 64 MiB whose blocks the image has too, once the
+	// first write is on the disk.
+	shared := func(n, flags int, sync func(int) error) func(context.Context, string) ([]float64, error) {
 		return func(_ context.Context, root string) ([]float64, error) {
 			if _, err := workload.FirstWrite(data(root, "64MiB")); err != nil {
 				return nil, err
@@ -135,17 +126,19 @@ func snapshotterMeasures(tar string) []measure {
 			if err := settle(root); err != nil {
 				return nil, err
 			}
-			d, err := workload.RandomWrite(data(root, "64MiB"), synced, flags, sync)
-			return []float64{synced / d.Seconds()}, err
+			d, err := workload.RandomWrite(data(root, "64MiB"), n, flags, sync)
+			return []float64{float64(n) / d.Seconds()}, err
 		}
 	}
 	list := []measure{{
 		[]rowOf{
 			{"first-write-1GiB", Milliseconds, ""},
 			{"space-after-4KiB-in-1GiB", KiB, "as the free space of the snapshotter's file system tells"},
-			{"random-write-4KiB", PerSecond, "buffered, into 1 GiB, after the first write"},
+			{"random-write-4KiB", PerSecond, "buffered, into 1 GiB, straight after the first write"},
 		},
-		func(_ context.Context, root string) ([]float64, error) { return writesInto(data(root, "1GiB"), root) },
+		func(_ context.Context, root string) ([]float64, error) {
+			return writeInto(data(root, "1GiB"), root, writes)
+		},
 	}}
 	for _, size := range []string{"64MiB", "1MiB", "4KiB"} {
 		list = append(list, measure{
@@ -182,15 +175,19 @@ func snapshotterMeasures(tar string) []measure {
 				return took(workload.FindStat(filepath.Join(root, "usr")))
 			},
 		},
-		// What gets worse stands beside what gets better: synced, direct and mapped
-		// writes to blocks that are still shared.
+		// What gets worse stands beside what gets better: writes to blocks that are still
+		// shared, once the peer's copy is on the disk.
+		{
+			[]rowOf{{"random-write-4KiB-later", PerSecond, "buffered, into 64 MiB of shared blocks; worse by nature"}},
+			shared(writes, 0, nil),
+		},
 		{
 			[]rowOf{{"synced-write-4KiB", PerSecond, "write and fdatasync into 64 MiB of shared blocks; worse by nature"}},
-			shared(0, unix.Fdatasync),
+			shared(synced, 0, unix.Fdatasync),
 		},
 		{
 			[]rowOf{{"direct-write-4KiB", PerSecond, "O_DIRECT, one at a time, into 64 MiB of shared blocks; worse by nature"}},
-			shared(unix.O_DIRECT, nil),
+			shared(synced, unix.O_DIRECT, nil),
 		},
 		{
 			[]rowOf{{"mmap-write-64MiB", Milliseconds, "write into each page and msync, blocks shared; worse by nature"}},
@@ -201,10 +198,10 @@ func snapshotterMeasures(tar string) []measure {
 	}...)
 }
 
-// writesInto measures the first write into a file of the image, by how many KiB the
-// file system then has less free, and the random writes that follow.
-func writesInto(path, root string) ([]float64, error) {
-	const writes = 20000
+// writeInto measures the first write into a file of the image, in milliseconds; by how
+// many KiB the file system then has less free; and how many of n random writes that follow
+// are done in a second.
+func writeInto(path, root string, n int) ([]float64, error) {
 	before, err := free(root)
 	if err != nil {
 		return nil, err
@@ -213,15 +210,13 @@ func writesInto(path, root string) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := settle(root); err != nil {
-		return nil, err
-	}
+	// What is not written to the disk yet is reserved there, and counts.
 	after, err := free(root)
 	if err != nil {
 		return nil, err
 	}
-	random, err := workload.RandomWrite(path, writes, 0, nil)
-	return []float64{milliseconds(first), before - after, writes / random.Seconds()}, err
+	random, err := workload.RandomWrite(path, n, 0, nil)
+	return []float64{milliseconds(first), before - after, float64(n) / random.Seconds()}, err
 }
 
 // free is the free space, in KiB, of the file system that holds a root's writes:

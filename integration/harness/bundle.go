@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/integration/images"
@@ -49,9 +50,9 @@ func StartBundle(ctx context.Context, cache, bin, version string, change func(*c
 // it.
 func (b *Bundle) Dir() string { return b.dir.Path }
 
-// Pull pulls an image onto a snapshotter, from a registry that lives as long as the
-// pull, and returns the image's name in containerd.
-func (b *Bundle) Pull(ctx context.Context, image images.Image, snapshotter string) (ref string, err error) {
+// Pull pulls an image onto snapshotters, at the same time, from a registry that lives as
+// long as the pull, and returns the image's name in containerd.
+func (b *Bundle) Pull(ctx context.Context, image images.Image, snapshotters ...string) (ref string, err error) {
 	registry, err := images.NewRegistry(ctx)
 	if err != nil {
 		return "", err
@@ -60,8 +61,14 @@ func (b *Bundle) Pull(ctx context.Context, image images.Image, snapshotter strin
 	if ref, err = registry.Push(ctx, image); err != nil {
 		return "", err
 	}
-	_, err = b.Ctr(ctx, "image", "pull", "--plain-http", "--snapshotter", snapshotter, ref)
-	return ref, err
+	g, ctx := errgroup.WithContext(ctx)
+	for _, name := range snapshotters {
+		g.Go(func() error {
+			_, err := b.Ctr(ctx, "image", "pull", "--plain-http", "--snapshotter", name, ref)
+			return err
+		})
+	}
+	return ref, g.Wait()
 }
 
 // Remove ends it all and deletes the directory, also after ctx is done.

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/docker/go-units"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,18 +94,11 @@ func (p *Pool) open(ctx context.Context, mount func(context.Context) error, isMi
 // itself. It fails with ErrFailedPrecondition while containers use the pool, and
 // succeeds when nothing is mounted.
 func Unmount(dir string) error {
-	dir, err := filepath.EvalSymlinks(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	at, err := mountedAt(dir)
+	at, err := mountOn(dir)
 	if err != nil || at == nil {
 		return err
 	}
-	err = unmount(dir)
+	err = unmount(at.Mountpoint)
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("%w: containers still run on the pool: %w", err, errdefs.ErrFailedPrecondition)
 	}
@@ -112,6 +106,24 @@ func Unmount(dir string) error {
 		tune(at.Source, completeThere) // as it was found
 	}
 	return err
+}
+
+// Mounted reports whether something is mounted at dir.
+func Mounted(dir string) (bool, error) {
+	at, err := mountOn(dir)
+	return at != nil, err
+}
+
+// mountOn is mountedAt for a path that may have symbolic links, or not be there.
+func mountOn(dir string) (*mountinfo.Info, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return mountedAt(dir)
 }
 
 // Dir is the directory that the pool's file system is seen at.

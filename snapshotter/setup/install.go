@@ -117,13 +117,24 @@ func open(ctx context.Context, cfg config.Config) (snapshots.Snapshotter, func()
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := server.Open(ctx, cfg)
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("open the snapshots in %s: %w", cfg.Root, err), lock.Close())
-	}
-	sn, err := baoverlay.NewSnapshotter(ctx, p, false)
+	mounted, err := pool.Mounted(baoverlay.PoolDir(cfg.Root))
 	if err != nil {
 		return nil, nil, errors.Join(err, lock.Close())
 	}
-	return sn, func() error { return errors.Join(sn.Close(), lock.Close()) }, nil
+	// A look leaves the pool as it was.
+	leave := func() error {
+		if mounted {
+			return lock.Close()
+		}
+		return errors.Join(pool.Unmount(baoverlay.PoolDir(cfg.Root)), lock.Close())
+	}
+	p, err := server.Open(ctx, cfg)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open the snapshots in %s: %w", cfg.Root, err), leave())
+	}
+	sn, err := baoverlay.NewSnapshotter(ctx, p, false)
+	if err != nil {
+		return nil, nil, errors.Join(err, leave())
+	}
+	return sn, func() error { return errors.Join(sn.Close(), leave()) }, nil
 }
