@@ -66,8 +66,9 @@ type Row struct {
 	Peer     float64 `json:"peer"` // median
 	PeerName string  `json:"peer_name"`
 	// Ratio is how many times better ours is, above 1 being better whatever the unit.
-	Ratio   float64 `json:"ratio"`
-	N       int     `json:"n"` // samples of each
+	Ratio float64 `json:"ratio"`
+	N     int     `json:"n"` // samples of each
+	// 99 in 100 samples are at least as good: of fewer than a hundred, all.
 	P99Ours float64 `json:"p99_ours"`
 	P99Peer float64 `json:"p99_peer"`
 	Note    string  `json:"note"`
@@ -79,9 +80,6 @@ type Series []float64
 // Median is the middle sample, NaN of none.
 func (s Series) Median() float64 { return s.quantile(0.5) }
 
-// P99 is the sample that 99 in 100 don't exceed: of fewer than a hundred, the largest.
-func (s Series) P99() float64 { return s.quantile(0.99) }
-
 func (s Series) quantile(q float64) float64 {
 	if len(s) == 0 {
 		return math.NaN()
@@ -90,7 +88,7 @@ func (s Series) quantile(q float64) float64 {
 	if q == 0.5 && len(sorted)%2 == 0 {
 		return (sorted[len(sorted)/2-1] + sorted[len(sorted)/2]) / 2
 	}
-	return sorted[int(math.Ceil(q*float64(len(sorted))))-1]
+	return sorted[max(int(math.Ceil(q*float64(len(sorted)))), 1)-1]
 }
 
 // Unit is what a figure counts and whether more of it is better.
@@ -111,11 +109,12 @@ var (
 func Compare(name string, unit Unit, ours Series, peerName string, peer Series, note string) Row {
 	r := Row{
 		Name: name, Unit: unit.Name, Ours: ours.Median(), Peer: peer.Median(), PeerName: peerName,
-		N: min(len(ours), len(peer)), P99Ours: ours.P99(), P99Peer: peer.P99(), Note: note,
+		N: min(len(ours), len(peer)), P99Ours: ours.quantile(0.99), P99Peer: peer.quantile(0.99), Note: note,
 	}
 	r.Ratio = r.Peer / r.Ours
 	if unit.MoreBetter {
 		r.Ratio = r.Ours / r.Peer
+		r.P99Ours, r.P99Peer = ours.quantile(0.01), peer.quantile(0.01)
 	}
 	return r
 }
