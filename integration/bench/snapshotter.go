@@ -164,7 +164,7 @@ func snapshotterMeasures(tar string) []measure {
 			},
 		},
 		{
-			[]rowOf{{"untar", Milliseconds, "/usr of the Debian image"}},
+			[]rowOf{{"untar", Milliseconds, "/usr/share of the Debian image"}},
 			func(ctx context.Context, root string) ([]float64, error) {
 				return took(workload.Untar(ctx, tar, filepath.Join(root, "untar")))
 			},
@@ -227,11 +227,11 @@ func free(root string) (float64, error) {
 	return float64(int64(st.Bfree)*st.Bsize) / 1024, err
 }
 
-// makeTar packs the image's /usr into a file that untar unpacks.
+// makeTar packs the image's /usr/share into a file that untar unpacks.
 func makeTar(ctx context.Context, r *roots, dir string) (string, error) {
 	file := filepath.Join(dir, "usr.tar")
 	err := r.with(ctx, func(root string) error {
-		return workload.Tar(ctx, filepath.Join(root, "usr"), file)
+		return workload.Tar(ctx, filepath.Join(root, "usr/share"), file)
 	})
 	if err != nil {
 		return "", err
