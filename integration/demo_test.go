@@ -10,14 +10,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
 )
 
 // TestDemo runs the demo as make demo does.
 func TestDemo(t *testing.T) {
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	table, err := exec.CommandContext(t.Context(), bin+"/peregrine", "demo").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func TestDemoInterrupted(t *testing.T) {
 		for _, step := range []string{"starting a private containerd", "pulling the image on baoverlay"} {
 			t.Run(unix.SignalName(signal)+" while "+step, func(t *testing.T) {
 				pooltest.NeedRoot(t)
-				leak.Check(t)
+				leaktest.Check(t)
 				cmd := exec.CommandContext(t.Context(), bin+"/peregrine", "demo")
 				steps, err := cmd.StderrPipe()
 				if err != nil {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/integration/harness"
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
@@ -26,7 +26,7 @@ import (
 // more, and keeps all that it was not told to be lost.
 func TestDiskFull(t *testing.T) {
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	dir := workDir(t)
 	disk, host := filepath.Join(dir, "disk.img"), filepath.Join(dir, "host")
 	if err := pooltest.Mount(t.Context(), disk, host, 1536<<20, "mkfs.ext4", "-q", "-F"); err != nil {
@@ -185,7 +185,7 @@ func (w *writer) check(dir string) error {
 // with the snapshotter's own calls: before a restart and after a kill.
 func TestEmptyFullPool(t *testing.T) {
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	bao := newDaemon(t, func(c *config.Config) {
 		smallPool(c)
 		c.Pool.MaxSize = c.Pool.Size

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/integration/harness"
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
 )
 
@@ -20,7 +20,7 @@ import (
 // uninstall. /etc is the host's with a layer of the test's on top, seen by nobody else.
 func TestInstall(t *testing.T) {
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	dir := workDir(t)
 	overlayEtc(t, dir)
 	root := filepath.Join(dir, "baoverlay")

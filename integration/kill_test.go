@@ -18,7 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
 )
 
@@ -67,7 +67,7 @@ var landmarks = []string{"lock", "pool.img.new", "pool.img", "engine.new", "pool
 
 // killFirstStart kills the daemon while it makes and mounts its pool.
 func killFirstStart(t *testing.T, seed uint64, kills int) {
-	leak.Check(t)
+	leaktest.Check(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	bao := newDaemon(t, smallPool)
 	began := time.Now()
@@ -95,7 +95,7 @@ func killFirstStart(t *testing.T, seed uint64, kills int) {
 
 // killCalls kills the daemon under concurrent callers.
 func killCalls(t *testing.T, seed uint64, kills int) {
-	leak.Check(t)
+	leaktest.Check(t)
 	random := rand.New(rand.NewPCG(seed, 0))
 	bao := newDaemon(t, smallPool)
 	bao.start(t)

@@ -10,12 +10,12 @@ import (
 
 	"github.com/peregrine-dev/peregrine/integration/harness"
 	"github.com/peregrine-dev/peregrine/integration/images"
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Main(m)) }
 
 // bin is where make build puts the bundle.
 const bin = "../bin"
@@ -24,7 +24,7 @@ const bin = "../bin"
 func setUp(t *testing.T, version string) (*harness.Containerd, *harness.Snapshotter) {
 	t.Helper()
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	b, err := harness.StartBundle(t.Context(), cache(t), bin, version, smallPool)
 	if err != nil {
 		t.Fatal(err)

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
@@ -26,7 +26,7 @@ import (
 // says so and ends, and the first goes on.
 func TestSecondDaemon(t *testing.T) {
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	first := newDaemon(t, smallPool)
 	first.start(t)
 	sn := first.client(t)
@@ -65,7 +65,7 @@ func TestSecondDaemon(t *testing.T) {
 // TestStartRace starts several daemons on a new root at once: one of them serves.
 func TestStartRace(t *testing.T) {
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	daemons := []daemon{newDaemon(t, smallPool), {}, {}}
 	for i := range daemons[1:] {
 		daemons[i+1] = newDaemonIn(workDir(t), func(c *config.Config) {
@@ -106,7 +106,7 @@ func TestStartRace(t *testing.T) {
 // acknowledged, nobody else is let in, and what was mounted stays.
 func TestTerm(t *testing.T) {
 	pooltest.NeedRoot(t)
-	leak.Check(t)
+	leaktest.Check(t)
 	// A commit that ended before the daemon closed its door shows nothing: it
 	// takes a larger one then.
 	for files := 1000; ; files *= 4 {

@@ -137,7 +137,7 @@ func Probe(root string) (Host, error) {
 	}
 	h := Host{Held: held, Pool: pool.Supported()}
 	if h.Reflink = clones(root); h.Reflink == nil {
-		h.Reflink = takesOverlay(root)
+		h.Reflink = overlayutils.Supported(root)
 	}
 	return h, nil
 }
@@ -160,6 +160,11 @@ func Open(ctx context.Context, opts Options) (*pool.Pool, Choice, error) {
 		return nil, Choice{}, err
 	}
 	limits := opts.Limits(total)
+	for _, dir := range []string{opts.Root, hostDir(opts.Root)} {
+		if err := removeChecks(dir); err != nil {
+			return nil, Choice{}, err
+		}
+	}
 	host, err := Probe(opts.Root)
 	if err != nil {
 		return nil, Choice{}, err
@@ -190,7 +195,7 @@ func open(ctx context.Context, engine Engine, opts Options, limits pool.Limits) 
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create %s: %w", dir, err)
 		}
-		if err := takesOverlay(dir); err != nil {
+		if err := overlayutils.Supported(dir); err != nil {
 			return nil, fmt.Errorf("overlayfs doesn't work on %s: %w", dir, err)
 		}
 		return pool.OnHost(dir, limits)
@@ -209,7 +214,7 @@ func engineFile(root string) string { return filepath.Join(root, "engine") }
 // Files is everything that the snapshotter keeps in a root.
 func Files(root string) []string {
 	return []string{
-		PoolDir(root), imageFile(root), imageFile(root) + ".new", hostDir(root),
+		PoolDir(root), PoolDir(root) + ".formatting", imageFile(root), imageFile(root) + ".new", hostDir(root),
 		engineFile(root), engineFile(root) + ".new", filepath.Join(root, "lock"),
 	}
 }
@@ -275,9 +280,9 @@ func clones(dir string) error {
 	return nil
 }
 
-// takesOverlay says why overlayfs doesn't work on dir. The check mounts in a directory
-// that a kill leaves behind, mounted; so it begins by taking those away.
-func takesOverlay(dir string) error {
+// removeChecks takes away what overlayutils.Supported leaves in dir when it is killed: a
+// directory with a mount in it. The caller holds the root's lock.
+func removeChecks(dir string) error {
 	left, err := filepath.Glob(filepath.Join(dir, "multiple-lowerdir-check*"))
 	if err != nil {
 		return err
@@ -290,5 +295,5 @@ func takesOverlay(dir string) error {
 			return err
 		}
 	}
-	return overlayutils.Supported(dir)
+	return nil
 }

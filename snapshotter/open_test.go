@@ -10,12 +10,12 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Main(m)) }
 
 // smallLimits are those of the smallest pool.
 func smallLimits(int64) pool.Limits {

@@ -83,7 +83,31 @@ func NewSnapshotter(ctx context.Context, space Space, upperdirLabel bool) (snaps
 	if err := s.removeOrphans(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("clean up snapshots in %s: %w", space.Dir(), err), s.Close())
 	}
+	if err := s.limitAgain(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("limit snapshots in %s: %w", space.Dir(), err), s.Close())
+	}
 	return s, nil
+}
+
+// limitAgain bounds the snapshots that ask for it: a kill may have come between the
+// making of one and its bound.
+func (s *snapshotter) limitAgain(ctx context.Context) error {
+	limits := map[string]uint64{}
+	err := s.Walk(ctx, func(_ context.Context, info snapshots.Info) error {
+		if info.Kind != snapshots.KindActive {
+			return nil
+		}
+		size, err := maxSize([]snapshots.Opt{snapshots.WithLabels(info.Labels)})
+		if err != nil || size == 0 {
+			return err
+		}
+		limits[info.Name] = size
+		return nil
+	})
+	for key, size := range limits {
+		err = errors.Join(err, s.limit(ctx, key, size))
+	}
+	return err
 }
 
 // mountOptions are what every overlay mount gets, where the kernel knows them.
@@ -91,6 +115,10 @@ func NewSnapshotter(ctx context.Context, space Space, upperdirLabel bool) (snaps
 // which makes mv copy it; metacopy must be off whatever the kernel's default is, for
 // a layer that is committed has to hold its data.
 func mountOptions() []string {
+	// Asking for the file system by name loads its module, and with it the parameters.
+	if fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC); err == nil {
+		unix.Close(fd)
+	}
 	var options []string
 	for _, o := range []struct{ name, value string }{{"redirect_dir", "on"}, {"metacopy", "off"}} {
 		if _, err := os.Stat("/sys/module/overlay/parameters/" + o.name); err == nil {

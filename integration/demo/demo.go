@@ -40,11 +40,11 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	if lerr == nil && len(more) > 0 {
 		lerr = fmt.Errorf("the demo left behind: %s", strings.Join(more, ", "))
 	}
-	if err := errors.Join(err, lerr); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, lerr)
 	}
 	fmt.Fprintf(out, "%s\ncontainerd %s; medians of %d, by turns\n\n", bench.Machine(), harness.Versions[0], rounds)
-	return Print(out, rows)
+	return errors.Join(Print(out, rows), lerr)
 }
 
 const rounds = 3

@@ -75,10 +75,10 @@ func (b *Bundle) Pull(ctx context.Context, image images.Image, snapshotters ...s
 func (b *Bundle) Remove(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	var errs error
-	if b.Containerd != nil {
+	if b.Containerd != nil && b.Containerd.Process != nil {
 		errs = b.Containerd.Remove(ctx)
 	}
-	if b.Snapshotter != nil {
+	if b.Snapshotter != nil && b.Snapshotter.Process != nil {
 		errs = errors.Join(errs, b.Snapshotter.Remove())
 	}
 	if b.dir != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/moby/sys/mountinfo"
@@ -99,7 +100,8 @@ func cgroups(s State) error {
 			}
 			return err
 		}
-		if d.IsDir() {
+		// Those of the harness's containers: the host makes and removes its own.
+		if d.IsDir() && strings.Contains(path, "/peregrine-") {
 			s.add("cgroup %s", path)
 		}
 		return nil
@@ -148,5 +150,22 @@ func bpfObjects(s State) error {
 		}
 		s.add("BPF map %d", next)
 		id = next
+	}
+}
+
+// Settle is Since for now. It gives the kernel a moment: an unmounted file system's loop device, a killed
+// process and its cgroup go a little later than the call that ended them returns.
+func Settle(before State) ([]string, error) {
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		now, err := Look()
+		if err != nil {
+			return nil, err
+		}
+		more := now.Since(before)
+		if len(more) == 0 || time.Now().After(deadline) {
+			return more, nil
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }

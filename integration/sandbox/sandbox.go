@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
-	"testing"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,23 +72,6 @@ func Run(ctx context.Context) (code int, done bool, err error) {
 			return cmd.ProcessState.ExitCode(), true, err
 		}
 	}
-}
-
-// Main is Run for a TestMain: it runs a package's tests inside, then after, and
-// returns the exit code. Without root it runs them where they are.
-func Main(m *testing.M, after func(code int) int) int {
-	if os.Getuid() != 0 {
-		return m.Run()
-	}
-	code, done, err := Run(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "sandbox:", err)
-		return 1
-	}
-	if done {
-		return code
-	}
-	return after(m.Run())
 }
 
 // initProcess is process 1 of the namespaces: it prepares them, starts the program
@@ -162,6 +144,3 @@ func again(next string) *exec.Cmd {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	return cmd
 }
-
-// Inside reports whether the program runs in a sandbox.
-func Inside() bool { return stage == "inside" }

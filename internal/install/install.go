@@ -32,6 +32,9 @@ type Plugin struct {
 	Files []File
 	// Units are systemd units, in the order to start them; stopping goes backwards.
 	Units []string
+	// Restart are those of the units that take up a new binary or address by being
+	// restarted, and that nothing running depends on.
+	Restart []string
 	// State are files and directories that go with the plugin, once nothing uses it.
 	State []string
 	// Dirs are directories that go when nothing is left in them.
@@ -51,7 +54,7 @@ type Step struct {
 // Plan lists the steps that install plugins below root, "/" on a real host.
 func Plan(root string, plugins ...Plugin) []Step {
 	var steps []Step
-	var units []string
+	var units, restart []string
 	for _, p := range plugins {
 		for _, f := range p.Files {
 			if step, ok := write(filepath.Join(root, f.Path), f); ok {
@@ -59,11 +62,15 @@ func Plan(root string, plugins ...Plugin) []Step {
 			}
 		}
 		units = append(units, p.Units...)
+		restart = append(restart, p.Restart...)
 	}
 	if hasSystemd(root) && len(units) > 0 {
 		steps = append(steps,
 			systemctl("daemon-reload"),
 			systemctl(append([]string{"enable", "--now"}, units...)...))
+		if len(restart) > 0 {
+			steps = append(steps, systemctl(append([]string{"restart"}, restart...)...))
+		}
 	}
 	return steps
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,12 +59,17 @@ func (p *Pool) mountDevice(ctx context.Context) error {
 			return err
 		}
 	case errors.Is(err, errNotXFS):
-		if err := blank(ctx, p.device); err != nil {
+		note, _ := os.ReadFile(p.formatting())
+		if err := blank(ctx, p.device, string(note) == p.device); err != nil {
 			return err
 		}
 		if size < minImage {
 			return fmt.Errorf("the pool's device %s has %s and a pool takes at least %s: %w",
 				p.device, units.BytesSize(float64(size)), units.BytesSize(float64(minImage)), errdefs.ErrFailedPrecondition)
+		}
+		// The note says to a start after a kill what the half of a file system is.
+		if err := os.WriteFile(p.formatting(), []byte(p.device), 0o600); err != nil {
+			return fmt.Errorf("note that %s is being formatted: %w", p.device, err)
 		}
 		if err := format(ctx, p.device); err != nil {
 			return err
@@ -75,21 +81,52 @@ func (p *Pool) mountDevice(ctx context.Context) error {
 			return explain(p.device, err)
 		}
 	}
-	return p.mount(p.device)
+	if err := p.mount(p.device); err != nil {
+		return err
+	}
+	if err := os.Remove(p.formatting()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
+// formatting is the file that is there while a device is formatted.
+func (p *Pool) formatting() string { return p.dir + ".formatting" }
+
 // blank says what is on a device that ought to have nothing on it.
-func blank(ctx context.Context, device string) error {
+// half admits data of no known kind: an earlier start was killed while it formatted.
+func blank(ctx context.Context, device string, half bool) error {
 	out, err := exec.CommandContext(ctx, "blkid", "-p", device).CombinedOutput()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() == 2 {
-		return nil // no signature found
+		if half {
+			return nil
+		}
+		return zeroed(device) // no signature found, but data without one is data
 	}
 	if err != nil {
 		return fmt.Errorf("blkid %s: %w: %s", device, err, strings.TrimSpace(string(out)))
 	}
 	return fmt.Errorf("the pool's device is not blank (%s); choose another, or wipe it with wipefs -a if it may go: %w",
 		strings.TrimSpace(string(out)), errdefs.ErrFailedPrecondition)
+}
+
+// zeroed says what is at the start of a device that blkid knows nothing about.
+func zeroed(device string) error {
+	f, err := os.Open(device)
+	if err != nil {
+		return fmt.Errorf("open the pool's device: %w", err)
+	}
+	defer f.Close()
+	head, err := io.ReadAll(io.LimitReader(f, miB))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", device, err)
+	}
+	if len(bytes.TrimLeft(head, "\x00")) > 0 {
+		return fmt.Errorf("the pool's device %s is not blank: it has data of an unknown kind; choose another, or zero its first MiB if it may go: %w",
+			device, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 func sameDevice(a, b string) (bool, error) {

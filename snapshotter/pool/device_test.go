@@ -196,7 +196,12 @@ func TestDeviceHalfFormatted(t *testing.T) {
 			t.Fatal(err)
 		}
 		edit(t, dev, 0, make([]byte, 4096))
+		pl.deviceFails(t, dev, errdefs.IsFailedPrecondition, "data of an unknown kind", dev)
+		put(t, pl.dir+".formatting", dev)
 		pl.openDevice(t, dev)
+		if _, err := os.Stat(pl.dir + ".formatting"); !os.IsNotExist(err) {
+			t.Error("the note that the device is being formatted is still there")
+		}
 	})
 	t.Run("somebody's", func(t *testing.T) {
 		pl, dev := device(t, minImage)

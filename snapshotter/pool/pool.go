@@ -79,6 +79,9 @@ func (p *Pool) open(ctx context.Context, mount func(context.Context) error, isMi
 			return nil, err
 		}
 	}
+	if p.image != "" {
+		tune(p.device) // an adopted one too, of an older release
+	}
 	p.quota = quotasOn(p.device)
 	// A growth that a crash cut short, a volume that was enlarged.
 	if err := p.fill(ctx); err != nil {
@@ -98,12 +101,16 @@ func Unmount(dir string) error {
 	if err != nil || at == nil {
 		return err
 	}
+	loop := strings.HasPrefix(at.Source, "/dev/loop")
+	if loop {
+		untune(at.Source)
+	}
 	err = unmount(at.Mountpoint)
+	if err != nil && loop {
+		tune(at.Source)
+	}
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("%w: containers still run on the pool: %w", err, errdefs.ErrFailedPrecondition)
-	}
-	if err == nil && strings.HasPrefix(at.Source, "/dev/loop") {
-		tune(at.Source, completeThere) // as it was found
 	}
 	return err
 }
@@ -255,7 +262,9 @@ func (p *Pool) fill(ctx context.Context) error {
 		}
 	}
 	for {
-		out, err := exec.CommandContext(ctx, "xfs_growfs", "-d", p.dir).CombinedOutput()
+		cmd := exec.CommandContext(ctx, "xfs_growfs", "-d", p.dir)
+		cmd.Env = append(os.Environ(), "LC_ALL=C") // its words decide, below
+		out, err := cmd.CombinedOutput()
 		if err == nil {
 			return nil
 		}

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
@@ -129,4 +129,4 @@ func serve(cfg config.Config) (snapshots.Snapshotter, func() error, error) {
 	return proxy.NewSnapshotter(client, "baoverlay"), stop, nil
 }
 
-func TestMain(m *testing.M) { os.Exit(leak.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Main(m)) }

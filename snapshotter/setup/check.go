@@ -16,7 +16,7 @@ import (
 	"github.com/peregrine-dev/peregrine/snapshotter/pool"
 )
 
-// Check probes the host for the snapshotter. It changes nothing.
+// Check probes the host for the snapshotter. It leaves nothing behind.
 func Check(ctx context.Context) ([]check.Result, error) {
 	cfg, err := config.Load(config.DefaultPath, false)
 	if err != nil {

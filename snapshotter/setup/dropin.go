@@ -35,6 +35,9 @@ type Unpack struct {
 	Snapshotter string `toml:"snapshotter"`
 	Differ      string `toml:"differ,omitempty"`
 	Optional    bool   `toml:"optional,omitempty"`
+
+	ConfigType string   `toml:"config_type,omitempty"`
+	LayerTypes []string `toml:"layer_types,omitempty"`
 }
 
 // DropIn returns containerd's configuration for the snapshotter that cfg describes.

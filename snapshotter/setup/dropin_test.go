@@ -88,20 +88,20 @@ func TestUnpackOf(t *testing.T) {
 		"no unpack_config":  {transfer + "\nmax_concurrent_downloads = 3\n", DefaultUnpack(), false},
 		"null":              {transfer + "\nconfig_path = ''\n", DefaultUnpack(), false},
 		"empty list":        {transfer + "\nunpack_config = []\n", nil, false},
-		"an inline table":   {transfer + "\nunpack_config = [{platform = 'linux/amd64', snapshotter = 'btrfs', differ = 'x'}]\n", []Unpack{{"linux/amd64", "btrfs", "x", false}}, false},
-		"unknown keys":      {transfer + "\nunpack_config = [{platform = 'p', snapshotter = 's', limit = 3}]\n", []Unpack{{"p", "s", "", false}}, false},
+		"an inline table":   {transfer + "\nunpack_config = [{platform = 'linux/amd64', snapshotter = 'btrfs', differ = 'x'}]\n", []Unpack{{Platform: "linux/amd64", Snapshotter: "btrfs", Differ: "x", Optional: false}}, false},
+		"unknown keys":      {transfer + "\nunpack_config = [{platform = 'p', snapshotter = 's', limit = 3}]\n", []Unpack{{Platform: "p", Snapshotter: "s", Differ: "", Optional: false}}, false},
 		"not TOML":          {"[", nil, true},
 		"of another shape":  {transfer + "\nunpack_config = [3]\n", nil, true},
 		"plugins is a word": {"plugins = 'x'", nil, true},
 		"overlayfs, another snapshotter and a differ": {
 			transfer + "\n[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\nplatform = 'linux/amd64'\nsnapshotter = 'overlayfs'\ndiffer = ''\n" +
 				"[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\nplatform = 'linux/amd64'\nsnapshotter = 'erofs'\ndiffer = 'erofs'\noptional = true\n",
-			[]Unpack{{"linux/amd64", "overlayfs", "", false}, {"linux/amd64", "erofs", "erofs", true}},
+			[]Unpack{{Platform: "linux/amd64", Snapshotter: "overlayfs", Differ: "", Optional: false}, {Platform: "linux/amd64", Snapshotter: "erofs", Differ: "erofs", Optional: true}},
 			false,
 		},
 		"ours already": {
 			transfer + "\nunpack_config = [{platform = 'linux/amd64', snapshotter = 'baoverlay', differ = 'walking'}]\n",
-			[]Unpack{{"linux/amd64", Name, "walking", false}},
+			[]Unpack{{Platform: "linux/amd64", Snapshotter: Name, Differ: "walking"}},
 			false,
 		},
 	} {

@@ -62,7 +62,8 @@ func Plugin(ctx context.Context, bin string) (install.Plugin, error) {
 		State:   baoverlay.Files(cfg.Root),
 		Dirs:    []string{cfg.Root, filepath.Dir(config.DefaultPath)},
 		InUse:   func(ctx context.Context) ([]string, error) { return inUse(ctx, cfg) },
-		Release: func(context.Context) error { return pool.Unmount(baoverlay.PoolDir(cfg.Root)) },
+		Restart: []string{"baoverlay.socket", "baoverlay.service"}, // never the pool: containers run on it
+		Release: func(context.Context) error { return release(cfg) },
 	}
 	for _, unit := range p.Units {
 		text, err := hostfiles.Render(unitDir+unit, map[string]string{"Bin": bin, "Root": cfg.Root, "Address": cfg.Address})
@@ -72,6 +73,18 @@ func Plugin(ctx context.Context, bin string) (install.Plugin, error) {
 		p.Files = append(p.Files, install.File{Path: unitDir + unit, Text: text})
 	}
 	return p, nil
+}
+
+// release unmounts the pool, when no daemon is left that uses it.
+func release(cfg config.Config) error {
+	if _, err := os.Stat(cfg.Root); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := server.Lock(cfg.Root)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pool.Unmount(baoverlay.PoolDir(cfg.Root)), lock.Close())
 }
 
 // inUse lists the snapshots there are, those of containers first.

@@ -15,7 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
-	"github.com/peregrine-dev/peregrine/integration/leak"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool"
@@ -23,7 +23,7 @@ import (
 	"github.com/peregrine-dev/peregrine/snapshotter/server"
 )
 
-func TestMain(m *testing.M) { os.Exit(leak.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(leaktest.Main(m)) }
 
 func testConfig(t *testing.T, engine baoverlay.Engine) config.Config {
 	t.Helper()
