@@ -55,7 +55,7 @@ lint: stock ## gofumpt, vet, staticcheck
 	$(GO) vet -tags vm ./integration/vm/
 	$(LINT)/staticcheck ./...
 
-generate: ## make the generated files again
+generate: ## make the generated files again (there are none yet)
 	$(GO) generate ./...
 
 install: build ## install the bundle on this host
