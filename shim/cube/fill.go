@@ -1,0 +1,120 @@
+package cube
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/shim/oci"
+	"github.com/peregrine-dev/peregrine/shim/plan"
+)
+
+// Files are what goes to the init beside a plan, by position.
+type Files struct{ list []*os.File }
+
+// Add takes f over and returns its position.
+func (f *Files) Add(file *os.File) int {
+	f.list = append(f.list, file)
+	return len(f.list) - 1
+}
+
+// List are the files in order.
+func (f *Files) List() []*os.File { return f.list }
+
+// Close closes them all.
+func (f *Files) Close() {
+	for _, file := range f.list {
+		file.Close()
+	}
+	f.list = nil
+}
+
+// Fill opens everything of the host that a container's plan names, but for its root and
+// streams, and puts the positions into the plan. Relative sources are the bundle's.
+func (f *Files) Fill(c *oci.Container, bundle string) error {
+	for _, b := range c.Binds {
+		if err := f.bind(&c.Plan.Mounts[b.Mount], b, bundle, c.Plan.RootPropagation); err != nil {
+			return fmt.Errorf("bind %s at %s: %w", b.Source, c.Plan.Mounts[b.Mount].Destination, err)
+		}
+	}
+	for _, ns := range c.Join {
+		if ns.Type == unix.CLONE_NEWPID {
+			continue // its cube begins there
+		}
+		path := ns.Path
+		if path == "" {
+			path = "/proc/self/ns/" + nsNames[ns.Type]
+		}
+		file, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("namespace to join: %w", err)
+		}
+		c.Plan.Join = append(c.Plan.Join, plan.Join{FD: f.Add(file), Type: ns.Type})
+	}
+	return nil
+}
+
+var nsNames = map[int]string{unix.CLONE_NEWIPC: "ipc", unix.CLONE_NEWUTS: "uts", unix.CLONE_NEWNET: "net"}
+
+func (f *Files) bind(m *plan.Mount, b oci.Bind, bundle string, rootPropagation uintptr) error {
+	source := b.Source
+	if !filepath.IsAbs(source) {
+		source = filepath.Join(bundle, source)
+	}
+	tree, err := OpenTree(source, b.Recursive)
+	if err != nil {
+		return err
+	}
+	m.FD = f.Add(tree)
+	fd := int(tree.Fd())
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	m.File = st.Mode&unix.S_IFMT != unix.S_IFDIR
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(fd, &fs); err != nil {
+		return err
+	}
+	m.Proc = fs.Type == unix.PROC_SUPER_MAGIC
+	// What is mounted in the container doesn't reach the host, unless its spec shares
+	// the root with it; what is mounted in the host reaches the container as asked.
+	all := unix.MountAttr{Attr_set: b.SetAll, Attr_clr: b.ClearAll}
+	switch {
+	case rootPropagation&unix.MS_SHARED != 0:
+	case rootPropagation&(unix.MS_PRIVATE|unix.MS_UNBINDABLE) != 0:
+		all.Propagation = unix.MS_PRIVATE
+	default:
+		all.Propagation = unix.MS_SLAVE
+	}
+	if all != (unix.MountAttr{}) {
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &all); err != nil {
+			return fmt.Errorf("mount_setattr: %w", err)
+		}
+	}
+	if b.Set != 0 || b.Clear != 0 {
+		own := unix.MountAttr{Attr_set: b.Set, Attr_clr: b.Clear}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &own); err != nil {
+			return fmt.Errorf("mount_setattr: %w", err)
+		}
+	}
+	return nil
+}
+
+// Streams puts a process's streams into its plan.
+func (f *Files) Streams(p *plan.Process, stdio [3]*os.File) error {
+	for i, file := range stdio {
+		if file == nil {
+			continue
+		}
+		// A copy: the list closes its own.
+		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("stdio: %w", err)
+		}
+		p.Stdio[i] = f.Add(os.NewFile(uintptr(fd), file.Name()))
+	}
+	return nil
+}

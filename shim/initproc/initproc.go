@@ -1,0 +1,199 @@
+// Package initproc is what runs inside a cube: the init that waits in the namespaces
+// made for it, turns them into a container by a plan.Container, and becomes the
+// container's program; and the helper that brings a further process in by a plan.Exec.
+//
+// Everything happens on the main thread: namespaces, credentials and filters belong to
+// threads. The other threads of the Go runtime do nothing of importance, and end with
+// execve(2).
+package initproc
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/shim/plan"
+)
+
+// Socket is the file descriptor of the socket to the shim, of type SOCK_SEQPACKET.
+const Socket = 3
+
+// Messages of the shim, each one packet. Create and Exec carry file descriptors: a
+// memfd with the plan as JSON, then those the plan names.
+const (
+	Create = 'c'
+	Exec   = 'e'
+	Start  = 's'
+)
+
+// Ready is the packet that the init of a new cube sends.
+const Ready = 'r'
+
+// Main is the program; it doesn't return. The caller holds the main thread.
+func Main(args []string) {
+	debug.SetGCPercent(-1) // short and small: no thread shall wake for the collector
+	err := run(args)
+	reply(err, None)
+	os.Exit(1)
+}
+
+// None is no file descriptor.
+const None = -1
+
+func run(args []string) error {
+	// Nothing of the host's that leaks in here is the container's.
+	if err := unix.CloseRange(Socket, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range: %w", err)
+	}
+	// What runs in the container must not read or trace this process.
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("make the init not dumpable: %w", err)
+	}
+	if len(args) != 2 {
+		return errors.New("usage: flashcube-init cube|exec; the shim runs it")
+	}
+	switch args[1] {
+	case "cube":
+		return runCube()
+	case "exec":
+		return runExec()
+	}
+	return fmt.Errorf("unknown command %q", args[1])
+}
+
+func runCube() error {
+	c, err := prepare()
+	if err != nil {
+		return err
+	}
+	if err := send([]byte{Ready}, None); err != nil {
+		return err
+	}
+	var p plan.Container
+	fds, err := receive(Create, &p)
+	if err != nil {
+		return err
+	}
+	program, console, err := c.become(&p, fds)
+	if err != nil {
+		return err
+	}
+	reply(nil, console)
+	return program.run()
+}
+
+// receive waits for a message of a kind, and decodes the plan it carries.
+func receive(kind byte, into any) (fds []int, err error) {
+	var buf [16]byte
+	oob := make([]byte, unix.CmsgSpace(256*4))
+	n, oobn, _, _, err := retry5(func() (int, int, int, unix.Sockaddr, error) {
+		return unix.Recvmsg(Socket, buf[:], oob, unix.MSG_CMSG_CLOEXEC)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("receive from the shim: %w", err)
+	}
+	if n == 0 { // the shim is gone
+		os.Exit(0)
+	}
+	if n != 1 || buf[0] != kind {
+		return nil, fmt.Errorf("message %q where %q is due", buf[:n], kind)
+	}
+	cmsgs, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range cmsgs {
+		more, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			return nil, err
+		}
+		fds = append(fds, more...)
+	}
+	if len(fds) == 0 {
+		return nil, errors.New("a message without its plan")
+	}
+	text, err := readAll(fds[0])
+	if err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return nil, fmt.Errorf("decode the plan: %w", err)
+	}
+	unix.Close(fds[0])
+	return fds[1:], nil
+}
+
+func retry5(f func() (int, int, int, unix.Sockaddr, error)) (n, oobn, flags int, from unix.Sockaddr, err error) {
+	for {
+		n, oobn, flags, from, err = f()
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
+func readAll(fd int) ([]byte, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	text := make([]byte, st.Size)
+	for done := 0; done < len(text); {
+		n, err := unix.Pread(fd, text[done:], int64(done))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return nil, errors.New("the plan is cut short")
+		}
+		done += n
+	}
+	return text, nil
+}
+
+// reply answers the shim, with one file descriptor or None.
+func reply(err error, fd int) {
+	var r plan.Reply
+	if err != nil {
+		r.Error = err.Error()
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			r.Errno = int(errno)
+		}
+	}
+	text, merr := json.Marshal(r)
+	if merr != nil {
+		text = []byte(`{"Error":"unknown"}`)
+	}
+	// The shim sees a closed socket if this fails.
+	_ = send(text, fd)
+}
+
+func send(text []byte, fd int) error {
+	var oob []byte
+	if fd != None {
+		oob = unix.UnixRights(fd)
+	}
+	for {
+		err := unix.Sendmsg(Socket, text, oob, nil, unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// at is the file descriptor at a position of those that came with a plan.
+func at(fds []int, position int) (int, error) {
+	if position < 0 || position >= len(fds) {
+		return None, fmt.Errorf("the plan names descriptor %d of %d", position, len(fds))
+	}
+	return fds[position], nil
+}

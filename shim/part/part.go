@@ -1,0 +1,393 @@
+// Package part is the process of a part: it makes a cube ahead, waits to be claimed, and
+// is then the shim of the container. The protocol of its directory is in package claim.
+package part
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	stock "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/pkg/sys/reaper"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/shim/cgroup"
+	"github.com/peregrine-dev/peregrine/shim/claim"
+	"github.com/peregrine-dev/peregrine/shim/cube"
+	"github.com/peregrine-dev/peregrine/shim/pool/priority"
+	"github.com/peregrine-dev/peregrine/shim/task"
+)
+
+// Config says what a part is made of.
+type Config struct {
+	Dir  string // its directory, absolute
+	Cold bool   // it is claimed already, with the listener as descriptor 3
+	// Init is the sealed program of cubes, nil to copy the one at InitPath.
+	Init     *os.File
+	InitPath string
+	Fallback string // runtime of what can't run natively
+}
+
+// patience is how long a claimed part waits for its container.
+const patience = time.Minute
+
+// part is the process.
+type part struct {
+	Config
+	dir    *os.File // follows the directory wherever it is moved
+	events *events
+	stop   chan struct{}
+	once   sync.Once
+
+	mu       sync.Mutex
+	claimed  *claim.Request // nil until the first container
+	services *claimedServices
+}
+
+// claimedServices are what a part has once it knows whose it is.
+type claimedServices struct {
+	ctx       context.Context
+	publisher shim.Publisher
+	sd        shutdown.Service
+	fallback  taskapi.TTRPCTaskService
+}
+
+// Run is a part, until its container is deleted or ctx is done while there is none.
+func Run(ctx context.Context, c Config) (err error) {
+	p := &part{Config: c, events: newEvents(), stop: make(chan struct{})}
+	if p.dir, err = os.Open(c.Dir); err != nil {
+		return err
+	}
+	defer p.dir.Close()
+	defer func() { err = errors.Join(err, p.remove()) }()
+	listener, err := p.listen()
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become a subreaper: %w", err)
+	}
+	go reap(ctx)
+	builder, err := c.builder()
+	if err != nil {
+		return err
+	}
+	defer builder.Close()
+	host, err := cgroup.Warm()
+	if err != nil {
+		return err
+	}
+	native := task.NewNative(host, builder, p.events.send, p.stop)
+	// A spare that never became a container ends with its socket.
+	defer native.Drop()
+	router := &task.Router{
+		Native: native, Binary: c.Fallback, Stop: p.end, Fallback: p.fallback,
+		Count: func(reason string) {
+			if err := claim.Count(p.profile(), claim.Fallback+"/"+slug(reason)); err != nil {
+				log.G(ctx).WithError(err).Warn("count a fall-back")
+			}
+		},
+	}
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	if err != nil {
+		return err
+	}
+	task.Register(server, &first{router, p})
+	if c.Cold {
+		if err := p.writePids(); err != nil {
+			return err
+		}
+	} else if err := p.prepare(native); err != nil {
+		return err
+	}
+	return p.serve(ctx, server, &knock{Listener: listener, part: p})
+}
+
+// prepare does ahead whatever can be, and enters the pool.
+func (p *part) prepare(native *task.Native) error {
+	if err := native.Prepare(p.end); err != nil {
+		return err
+	}
+	if err := rehearse(); err != nil {
+		return err
+	}
+	if err := p.writePids(native.Spare()); err != nil {
+		return err
+	}
+	debug.FreeOSMemory()
+	// It was built behind all else on the host; what runs in the container is not to be.
+	for _, pid := range []int{native.Spare(), os.Getpid()} {
+		if err := priority.Normal(pid); err != nil {
+			return err
+		}
+	}
+	building, err := p.path()
+	if err != nil {
+		return err
+	}
+	ready := filepath.Join(filepath.Dir(filepath.Dir(building)), claim.Ready, filepath.Base(building))
+	if err := os.Rename(building, ready); err != nil {
+		return fmt.Errorf("enter the pool: %w", err)
+	}
+	return nil
+}
+
+// serve answers until the part is to end.
+func (p *part) serve(ctx context.Context, server *ttrpc.Server, listener *knock) error {
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(context.WithoutCancel(ctx), listener) }()
+	if p.Cold {
+		p.knocked()
+	}
+	interrupted := ctx.Done()
+	for {
+		select {
+		case <-interrupted:
+			// It ends with the container, not before.
+			if p.idle() {
+				p.end()
+			}
+			interrupted = nil
+		case err := <-failed:
+			return err
+		case <-p.stop:
+			return p.leave(server)
+		}
+	}
+}
+
+// leave closes everything down: nothing is left to serve.
+func (p *part) leave(server *ttrpc.Server) error {
+	const longest = time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	if err != nil {
+		err = server.Close()
+	}
+	p.mu.Lock()
+	s := p.services
+	p.mu.Unlock()
+	if s == nil {
+		return err
+	}
+	if s.fallback != nil {
+		s.sd.Shutdown()
+		<-s.sd.Done()
+	}
+	<-p.events.done
+	return errors.Join(err, s.publisher.Close())
+}
+
+func (p *part) end() { p.once.Do(func() { close(p.stop) }) }
+
+func (p *part) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.claimed == nil
+}
+
+// knocked is called at the first connection: somebody claimed the part, and has to make
+// use of it.
+func (p *part) knocked() {
+	timer := time.NewTimer(patience)
+	go func() {
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			if p.idle() {
+				p.end()
+			}
+		case <-p.stop:
+		}
+	}()
+}
+
+// knock is a listener that tells of the first connection.
+type knock struct {
+	net.Listener
+	part *part
+	once sync.Once
+}
+
+func (k *knock) Accept() (net.Conn, error) {
+	conn, err := k.Listener.Accept()
+	if err == nil && !k.part.Cold {
+		k.once.Do(k.part.knocked)
+	}
+	return conn, err
+}
+
+// first is the service, which learns with the first container whose part this is.
+type first struct {
+	*task.Router
+	part *part
+}
+
+// Create makes a container.
+func (f *first) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	if err := f.part.own(r.Bundle); err != nil {
+		return nil, err
+	}
+	return f.Router.Create(ctx, r)
+}
+
+// own reads who claimed the part, once.
+func (p *part) own(bundle string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.claimed != nil {
+		return nil
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", p.dir.Fd(), claim.ClaimFile))
+	if err != nil {
+		return fmt.Errorf("read who claimed this shim: %w", err)
+	}
+	var r claim.Request
+	if err := json.Unmarshal(text, &r); err != nil {
+		return fmt.Errorf("read who claimed this shim: %w", err)
+	}
+	if r.Debug {
+		if err := log.SetLevel("debug"); err != nil {
+			return err
+		}
+	}
+	openLog(bundle)
+	publisher, err := shim.NewPublisher(r.TTRPCAddress)
+	if err != nil {
+		return fmt.Errorf("connect to containerd's events: %w", err)
+	}
+	ctx := namespaces.WithNamespace(context.Background(), r.Namespace)
+	p.services = &claimedServices{ctx: ctx, publisher: publisher}
+	p.claimed = &r
+	go p.events.forward(ctx, publisher, p.stop)
+	return nil
+}
+
+// openLog sends the log where containerd reads it, a fifo of the bundle's, if it does.
+func openLog(bundle string) {
+	f, err := os.OpenFile(filepath.Join(bundle, "log"), os.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err == nil {
+		log.L.Logger.SetOutput(f)
+	}
+}
+
+// fallback is the stock shim's service.
+func (p *part) fallback() (taskapi.TTRPCTaskService, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.services
+	if s.fallback != nil {
+		return s.fallback, nil
+	}
+	ctx, sd := shutdown.WithShutdown(s.ctx)
+	service, err := stock.NewTaskService(ctx, unclosed{s.publisher}, sd)
+	if err != nil {
+		return nil, err
+	}
+	s.fallback, s.sd = service, sd
+	return service, nil
+}
+
+// unclosed is a publisher that is somebody else's to close.
+type unclosed struct{ shim.Publisher }
+
+func (unclosed) Close() error { return nil }
+
+func (c Config) builder() (*cube.Builder, error) {
+	if c.Init != nil {
+		return cube.Inherited(c.Init)
+	}
+	return cube.NewBuilder(c.InitPath)
+}
+
+// listen makes or takes over the socket.
+func (p *part) listen() (net.Listener, error) {
+	if p.Cold {
+		f := os.NewFile(3, claim.Socket)
+		defer f.Close()
+		return net.FileListener(f)
+	}
+	// By way of the open directory the path is short enough for any.
+	unix.Umask(0o077)
+	defer unix.Umask(0o022)
+	l, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/%s", p.dir.Fd(), claim.Socket))
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// path is where the part's directory is now.
+func (p *part) path() (string, error) {
+	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", p.dir.Fd()))
+}
+
+// profile is the directory the part's is in, two up.
+func (p *part) profile() string {
+	return filepath.Dir(filepath.Dir(p.Dir))
+}
+
+// remove removes the directory.
+func (p *part) remove() error {
+	path, err := p.path()
+	if err != nil || strings.HasSuffix(path, " (deleted)") {
+		return err
+	}
+	return os.RemoveAll(path)
+}
+
+// writePids tells others which processes the part is: its own, and further ones.
+func (p *part) writePids(more ...int) error {
+	var text strings.Builder
+	for _, pid := range append([]int{os.Getpid()}, more...) {
+		began, err := task.StartTime(pid)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(&text, pid, strconv.FormatUint(began, 10))
+	}
+	return os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", p.dir.Fd(), claim.PidFile), []byte(text.String()), 0o600)
+}
+
+// reap reaps children until the process ends.
+func reap(context.Context) {
+	signals := make(chan os.Signal, 32)
+	signal.Notify(signals, unix.SIGCHLD)
+	for range signals {
+		if err := reaper.Reap(); err != nil {
+			log.L.WithError(err).Error("reap children")
+		}
+	}
+}
+
+// slug makes a reason a file's name.
+func slug(reason string) string {
+	return strings.Trim(strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '-'
+	}, reason), "-")
+}

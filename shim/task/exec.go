@@ -1,0 +1,200 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	eventstypes "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/pkg/protobuf"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/go-runc"
+	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/shim/cube"
+	"github.com/peregrine-dev/peregrine/shim/oci"
+	"github.com/peregrine-dev/peregrine/shim/plan"
+	"github.com/peregrine-dev/peregrine/shim/stdio"
+)
+
+func (c *container) addExec(id string, spec []byte, streams stdio.Config) error {
+	p, err := oci.DecodeProcess(spec)
+	if err != nil {
+		return err
+	}
+	p.Terminal = streams.Terminal
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.execs[id]; ok {
+		return fmt.Errorf("id %s: %w", id, errdefs.ErrAlreadyExists)
+	}
+	c.execs[id] = &execProcess{newProcess(id, streams), p}
+	return nil
+}
+
+// execIDs has the execs by pid.
+func (c *container) execIDs() map[int]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := map[int]string{}
+	for id, e := range c.execs {
+		if _, pid := e.state(); pid != 0 {
+			ids[pid] = id
+		}
+	}
+	return ids
+}
+
+// begin counts an exec as running, unless the container's init has ended.
+func (c *container) begin() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status, _ := c.init.state()
+	if c.ended || status != tasktypes.Status_RUNNING {
+		return fmt.Errorf("container %s init process is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	c.running.Add(1)
+	return nil
+}
+
+func (s *Native) startExec(ctx context.Context, c *container, id string) (_ *taskapi.StartResponse, err error) {
+	e, err := c.findExec(id)
+	if err != nil {
+		return nil, err
+	}
+	e.op.Lock()
+	defer e.op.Unlock()
+	if status, pid := e.state(); status != tasktypes.Status_CREATED || pid != 0 {
+		return nil, fmt.Errorf("cannot start a %s process: %w", word(status), errdefs.ErrFailedPrecondition)
+	}
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	end := s.exits.begin()
+	defer end()
+	pid, err := s.launchExec(ctx, c, e)
+	if err != nil {
+		c.running.Done()
+		e.exited(runc.Exit{Status: 255})
+		return nil, err
+	}
+	e.setStatus(tasktypes.Status_RUNNING)
+	s.send(&eventstypes.TaskExecStarted{ContainerID: c.id, ExecID: id, Pid: uint32(pid)})
+	s.exits.watch(pid, func(exit runc.Exit) { s.execExited(c, e, exit) })
+	return &taskapi.StartResponse{Pid: uint32(pid)}, nil
+}
+
+// launchExec makes the process and runs its program.
+func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (pid int, err error) {
+	p, err := c.execPlan(e)
+	if err != nil {
+		return 0, err
+	}
+	helper, err := s.builder.Exec(c.pidfd, c.ownPids)
+	if err != nil {
+		return 0, fmt.Errorf("exec failed: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			helper.Close() // which ends it
+			_ = unix.Kill(helper.Pid, unix.SIGKILL)
+		}
+	}()
+	if err := c.cgroup.Add(helper.Pid); err != nil {
+		return 0, fmt.Errorf("exec failed: %w", err)
+	}
+	io, err := stdio.Open(ctx, "", e.id, e.stdio, c.ioUID, c.ioGID)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		io.CloseChild()
+		if err != nil {
+			err = errors.Join(err, io.Close())
+		}
+	}()
+	var files cube.Files
+	defer files.Close()
+	pidfd, err := dup(c.pidfd)
+	if err != nil {
+		return 0, err
+	}
+	p.Init = files.Add(pidfd)
+	if !e.stdio.Terminal {
+		if err := files.Streams(&p.Process, io.Child()); err != nil {
+			return 0, err
+		}
+	}
+	console, err := helper.Create(p, files.List())
+	if err != nil {
+		return 0, fmt.Errorf("exec failed: %w", err)
+	}
+	if console != nil {
+		err = io.Attach(console)
+	} else {
+		io.Start()
+	}
+	if err == nil {
+		err = helper.Start()
+	}
+	if err != nil {
+		return 0, fmt.Errorf("exec failed: %w", err)
+	}
+	e.created(helper.Pid, helper, io)
+	return helper.Pid, nil
+}
+
+// execPlan fills in from the container what the process doesn't say, as runc does
+// (libcontainer/container_linux.go, newInitConfig).
+func (c *container) execPlan(e *execProcess) (*plan.Exec, error) {
+	of := c.spec.Process
+	spec := *e.spec
+	if spec.Capabilities == nil {
+		spec.Capabilities = of.Capabilities
+	}
+	if spec.ApparmorProfile == "" {
+		spec.ApparmorProfile = of.ApparmorProfile
+	}
+	if len(spec.Rlimits) == 0 {
+		spec.Rlimits = of.Rlimits
+	}
+	spec.OOMScoreAdj = of.OOMScoreAdj
+	spec.User.Umask = of.User.Umask
+	p, err := oci.Process(&spec, c.spec.Linux.Seccomp)
+	if err != nil {
+		return nil, fmt.Errorf("exec failed: %w", err)
+	}
+	return &plan.Exec{Process: p, Keyring: c.keyring}, nil
+}
+
+func (s *Native) execExited(c *container, e *execProcess, exit runc.Exit) {
+	e.op.Lock() // whoever starts it tells of that first
+	e.exited(exit)
+	e.op.Unlock()
+	status, at := e.exit()
+	s.send(&eventstypes.TaskExit{
+		ContainerID: c.id, ID: e.id, Pid: uint32(exit.Pid), ExitStatus: status, ExitedAt: protobuf.ToTimestamp(at),
+	})
+	c.running.Done()
+}
+
+func (s *Native) deleteExec(ctx context.Context, c *container, id string) (*taskapi.DeleteResponse, error) {
+	e, err := c.findExec(id)
+	if err != nil {
+		return nil, err
+	}
+	status, pid := e.state()
+	if status != tasktypes.Status_STOPPED && pid != 0 {
+		return nil, fmt.Errorf("cannot delete a %s process: %w", word(status), errdefs.ErrFailedPrecondition)
+	}
+	if err := e.drain(ctx); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	delete(c.execs, id)
+	c.mu.Unlock()
+	exitStatus, at := e.exit()
+	return &taskapi.DeleteResponse{Pid: uint32(pid), ExitStatus: exitStatus, ExitedAt: protobuf.ToTimestamp(at)}, nil
+}
