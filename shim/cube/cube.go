@@ -1,5 +1,6 @@
-// Package cube is the shim's side of a cube: it builds one, fills it with a container,
-// starts that, and brings further processes in. The other side is package initproc.
+// Package cube is the shim's side of a container: it makes cubes, has an init turn one
+// into the container, starts that, and brings further processes in. The other side is
+// package initproc.
 package cube
 
 import (
@@ -18,7 +19,7 @@ import (
 	"github.com/peregrine-dev/peregrine/shim/plan"
 )
 
-// Builder builds cubes from one program.
+// Builder makes cubes and processes from one program.
 type Builder struct {
 	program *os.File // sealed, and never 0 to 3
 	null    *os.File
@@ -43,12 +44,13 @@ func NewBuilder(path string) (*Builder, error) {
 	return &Builder{program, null}, nil
 }
 
-// Inherited is NewBuilder of a program that is in such memory already.
+// Inherited is NewBuilder of a program that is in such memory already, and takes it over.
 func Inherited(program *os.File) (*Builder, error) {
 	fd, err := unix.FcntlInt(program.Fd(), unix.F_DUPFD_CLOEXEC, firstFD)
 	if err != nil {
 		return nil, err
 	}
+	program.Close()
 	seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0)
 	if err != nil || seals&seals4 != seals4 {
 		unix.Close(fd)
@@ -97,35 +99,97 @@ func sealed(name string, flags int, r io.Reader) (*os.File, error) {
 	return f, nil
 }
 
-// Cube is an init that waits in namespaces of its own, a child of this process. What
+// Cube is namespaces made ahead, with nobody in them: what an init joins. Its files are
+// its caller's to close.
+type Cube struct {
+	// Namespaces are open by their types, CLONE_NEW*.
+	Namespaces map[int]*os.File
+}
+
+// types are the namespaces of a cube. A pid namespace can't be made ahead: it ends with
+// the first process in it.
+var types = []struct {
+	flag int
+	name string
+}{
+	{unix.CLONE_NEWNS, "mnt"},
+	{unix.CLONE_NEWIPC, "ipc"},
+	{unix.CLONE_NEWUTS, "uts"},
+	{unix.CLONE_NEWNET, "net"},
+}
+
+// Prepare makes a cube. Whoever reaps the children of this process reaps its maker.
+func (b *Builder) Prepare() (_ *Cube, err error) {
+	var flags uintptr
+	for _, t := range types {
+		flags |= uintptr(t.flag)
+	}
+	maker, err := b.launch("cube", flags, nil, -1)
+	if err != nil {
+		return nil, fmt.Errorf("make a cube: %w", err)
+	}
+	defer maker.Close() // which ends it
+	text, fds, err := receive(maker.socket)
+	closeAll(fds)
+	if err != nil {
+		return nil, fmt.Errorf("make a cube: %w", err)
+	}
+	if len(text) != 1 || text[0] != initproc.Ready {
+		return nil, fmt.Errorf("make a cube: %w", decodeReply(text))
+	}
+	c := &Cube{map[int]*os.File{}}
+	for _, t := range types {
+		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", maker.Pid, t.name))
+		if err != nil {
+			c.Close()
+			return nil, fmt.Errorf("make a cube: %w", err)
+		}
+		c.Namespaces[t.flag] = f
+	}
+	return c, nil
+}
+
+// Close lets go of the namespaces: those that nobody joined are gone.
+func (c *Cube) Close() {
+	for _, f := range c.Namespaces {
+		f.Close()
+	}
+}
+
+// Process is a child of this process that becomes the program of a container. What
 // becomes of it is one caller's to say; it is not for concurrent use. Whoever reaps the
 // children of this process learns of its end.
-type Cube struct {
-	Pid int
-	// New are the namespaces (CLONE_NEW*) it has of its own.
-	New uintptr
-
+type Process struct {
+	Pid    int
 	socket int
 }
 
-// Generic are the namespaces of the cubes that are made ahead.
-const Generic = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
-
-// Launch starts the init of a cube with new namespaces. pidns, if it isn't nil, is the
-// pid namespace to be in. Wait tells when it is ready.
-func (b *Builder) Launch(namespaces uintptr, pidns *os.File) (*Cube, error) {
-	pid, socket, err := b.launch("cube", namespaces, pidns)
+// Init starts the init of a container. namespaces (CLONE_NEW*) are made for it, but for
+// a pid namespace to begin in, which may be nil. cgroup is the directory of a cgroup v2
+// to begin in, or -1.
+func (b *Builder) Init(namespaces uintptr, pidns *os.File, cgroup int) (*Process, error) {
+	p, err := b.launch("init", namespaces, pidns, cgroup)
 	if err != nil {
-		return nil, fmt.Errorf("start the init of a cube: %w", err)
+		return nil, fmt.Errorf("start the container's init: %w", err)
 	}
-	return &Cube{Pid: pid, New: namespaces, socket: socket}, nil
+	return p, nil
 }
 
-// launch starts the init program as a child; socket leads to it.
-func (b *Builder) launch(command string, namespaces uintptr, pidns *os.File) (pid, socket int, err error) {
+// Exec starts what becomes a further process of a container. pidns is a file of the pid
+// namespace to begin in, or a pidfd of a process that is there; nil: this process's.
+func (b *Builder) Exec(pidns *os.File, cgroup int) (*Process, error) {
+	p, err := b.launch("exec", 0, pidns, cgroup)
+	if err != nil {
+		return nil, fmt.Errorf("start a process: %w", err)
+	}
+	return p, nil
+}
+
+// launch starts the init program as a child.
+func (b *Builder) launch(command string, namespaces uintptr, pidns *os.File, cgroup int) (_ *Process, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	defer unix.Close(pair[1])
 	defer func() {
@@ -136,20 +200,27 @@ func (b *Builder) launch(command string, namespaces uintptr, pidns *os.File) (pi
 	if pidns != nil {
 		restore, err := enterPidns(pidns)
 		if err != nil {
-			return 0, 0, err
+			return nil, err
 		}
 		defer restore()
 	}
+	attr := &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true}
+	if cgroup >= 0 {
+		attr.UseCgroupFD, attr.CgroupFD = true, cgroup
+	}
 	null := b.null.Fd()
-	pid, err = syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", b.program.Fd()), []string{"flashcube-init", command}, &syscall.ProcAttr{
-		// asynchronous preemption would have the signal's return go through the
-		// container's seccomp filter.
+	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", b.program.Fd()), []string{"flashcube-init", command}, &syscall.ProcAttr{
+		// Preempted asynchronously, the signal's return would go through the container's
+		// seccomp filter.
 		Env:   []string{"GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1"},
 		Files: []uintptr{null, null, null, uintptr(pair[1])},
 		Dir:   "/",
-		Sys:   &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true},
+		Sys:   attr,
 	})
-	return pid, pair[0], err
+	if err != nil {
+		return nil, err
+	}
+	return &Process{pid, pair[0]}, nil
 }
 
 // enterPidns has children of this thread, and of it alone, begin in a pid namespace.
@@ -174,41 +245,32 @@ func enterPidns(pidns *os.File) (restore func(), err error) {
 	}, nil
 }
 
-// Wait waits until the cube is ready.
-func (c *Cube) Wait() error {
-	text, fds, err := receive(c.socket)
-	closeAll(fds)
-	if err != nil {
-		return fmt.Errorf("wait for the cube: %w", err)
-	}
-	if len(text) == 1 && text[0] == initproc.Ready {
-		return nil
-	}
-	return fmt.Errorf("build a cube: %w", decodeReply(text))
-}
-
-// Create has the cube become a container, up to its program. files are what the plan
+// CreateInit has an init become a container, up to its program. files are what the plan
 // names; they stay the caller's. console is the master of the container's terminal if
 // it has one, and the caller's to close.
-func (c *Cube) Create(p *plan.Container, files []*os.File) (console *os.File, err error) {
-	if err := send(c.socket, initproc.Create, p, files); err != nil {
+func (p *Process) CreateInit(c *plan.Container, files []*os.File) (console *os.File, err error) {
+	return p.create(initproc.Create, c, files)
+}
+
+// CreateExec is CreateInit of a further process.
+func (p *Process) CreateExec(e *plan.Exec, files []*os.File) (console *os.File, err error) {
+	return p.create(initproc.Exec, e, files)
+}
+
+func (p *Process) create(kind byte, plan any, files []*os.File) (*os.File, error) {
+	if err := send(p.socket, kind, plan, files); err != nil {
 		return nil, err
 	}
-	return answer(c.socket)
+	return answer(p.socket)
 }
 
 // Start runs the program. Its failure to run is the error.
-func (c *Cube) Start() error { return start(c.socket) }
-
-// Close lets go of the cube: one whose program doesn't run yet ends.
-func (c *Cube) Close() error { return unix.Close(c.socket) }
-
-func start(socket int) error {
-	if err := retry(func() error { return unix.Sendmsg(socket, []byte{initproc.Start}, nil, nil, unix.MSG_NOSIGNAL) }); err != nil {
-		return fmt.Errorf("start: the container's init is gone: %w", err)
+func (p *Process) Start() error {
+	if err := retry(func() error { return unix.Sendmsg(p.socket, []byte{initproc.Start}, nil, nil, unix.MSG_NOSIGNAL) }); err != nil {
+		return fmt.Errorf("start: the process is gone: %w", err)
 	}
 	// execve closes the other end.
-	text, fds, err := receive(socket)
+	text, fds, err := receive(p.socket)
 	closeAll(fds)
 	if errors.Is(err, io.EOF) {
 		return nil
@@ -218,6 +280,9 @@ func start(socket int) error {
 	}
 	return decodeReply(text)
 }
+
+// Close lets go of the process: one whose program doesn't run yet ends.
+func (p *Process) Close() error { return unix.Close(p.socket) }
 
 // answer is the init's reply, with a file or without.
 func answer(socket int) (*os.File, error) {

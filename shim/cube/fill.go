@@ -32,16 +32,29 @@ func (f *Files) Close() {
 }
 
 // Fill opens everything of the host that a container's plan names, but for its root and
-// streams, and puts the positions into the plan. Relative sources are the bundle's.
-func (f *Files) Fill(c *oci.Container, bundle string) error {
+// streams, takes what suits from a cube, which may be nil, and puts the positions into
+// the plan. Relative sources are the bundle's.
+func (f *Files) Fill(c *oci.Container, made *Cube, bundle string) error {
 	for _, b := range c.Binds {
-		if err := f.bind(&c.Plan.Mounts[b.Mount], b, bundle, c.Plan.RootPropagation); err != nil {
+		if err := f.Bind(&c.Plan.Mounts[b.Mount], b, bundle, c.Plan.RootPropagation); err != nil {
 			return fmt.Errorf("bind %s at %s: %w", b.Source, c.Plan.Mounts[b.Mount].Destination, err)
+		}
+	}
+	if made != nil {
+		for _, t := range types {
+			if c.New&uintptr(t.flag) == 0 {
+				continue
+			}
+			file, err := dup(made.Namespaces[t.flag])
+			if err != nil {
+				return err
+			}
+			c.Plan.Join = append(c.Plan.Join, plan.Join{FD: f.Add(file), Type: t.flag})
 		}
 	}
 	for _, ns := range c.Join {
 		if ns.Type == unix.CLONE_NEWPID {
-			continue // its cube begins there
+			continue // its init begins there
 		}
 		path := ns.Path
 		if path == "" {
@@ -58,7 +71,8 @@ func (f *Files) Fill(c *oci.Container, bundle string) error {
 
 var nsNames = map[int]string{unix.CLONE_NEWIPC: "ipc", unix.CLONE_NEWUTS: "uts", unix.CLONE_NEWNET: "net"}
 
-func (f *Files) bind(m *plan.Mount, b oci.Bind, bundle string, rootPropagation uintptr) error {
+// Bind opens the source of a bind mount and puts its position into the mount.
+func (f *Files) Bind(m *plan.Mount, b oci.Bind, bundle string, rootPropagation uintptr) error {
 	source := b.Source
 	if !filepath.IsAbs(source) {
 		source = filepath.Join(bundle, source)
@@ -110,11 +124,19 @@ func (f *Files) Streams(p *plan.Process, stdio [3]*os.File) error {
 			continue
 		}
 		// A copy: the list closes its own.
-		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		copied, err := dup(file)
 		if err != nil {
 			return fmt.Errorf("stdio: %w", err)
 		}
-		p.Stdio[i] = f.Add(os.NewFile(uintptr(fd), file.Name()))
+		p.Stdio[i] = f.Add(copied)
 	}
 	return nil
+}
+
+func dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("dup", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }

@@ -12,17 +12,11 @@ import (
 	"github.com/peregrine-dev/peregrine/shim/plan"
 )
 
-// become turns the cube into the container of a plan, up to the program. console is the
-// master of its terminal, or None.
-func (c *cube) become(p *plan.Container, fds []int) (_ *program, console int, err error) {
-	for _, j := range p.Join {
-		fd, err := at(fds, j.FD)
-		if err != nil {
-			return nil, None, err
-		}
-		if err := unix.Setns(fd, j.Type); err != nil {
-			return nil, None, fmt.Errorf("join a namespace (%#x): %w", j.Type, err)
-		}
+// become turns this process and a cube into the container of a plan, up to the program.
+// console is the master of its terminal, or None.
+func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
+	if err := enter(p.Join, fds); err != nil {
+		return nil, None, err
 	}
 	if p.CgroupNamespace {
 		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
@@ -57,8 +51,13 @@ func (c *cube) become(p *plan.Container, fds []int) (_ *program, console int, er
 			return nil, None, fmt.Errorf("make %s read-only: %w", path, err)
 		}
 	}
+	null, err := unix.Open(baseNull, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, None, fmt.Errorf("open the cube's null device: %w", err)
+	}
+	defer unix.Close(null)
 	for _, path := range p.MaskedPaths {
-		if err := c.mask(root, path); err != nil {
+		if err := mask(root, null, path); err != nil {
 			return nil, None, fmt.Errorf("mask %s: %w", path, err)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/shim/plan"
 )
 
 // base is where a cube keeps what it needs, in a root of its own: an empty tmpfs, with
@@ -18,43 +20,71 @@ const (
 	baseTemp = "/tmp"  // where a mount is made before it moves to its place
 )
 
-// cube is the init of a cube that waits.
-type cube struct {
-	null int // descriptor of a /dev/null of the cube's own
-}
-
-// prepare does whatever any container needs and no image can influence.
-func prepare() (*cube, error) {
+// prepare does in new namespaces whatever any container needs and no image can
+// influence, but for what belongs to its pid namespace.
+func prepare() error {
 	unix.Umask(0)
 	// What is mounted here must not be seen in the host.
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
-		return nil, fmt.Errorf("make the mounts private: %w", err)
+		return fmt.Errorf("make the mounts private: %w", err)
 	}
 	if err := unix.Mount("cube", baseDir, "tmpfs", unix.MS_NOSUID, "mode=700,size=64k,nr_inodes=64"); err != nil {
-		return nil, fmt.Errorf("mount the cube's root: %w", err)
+		return fmt.Errorf("mount the cube's root: %w", err)
 	}
 	if err := unix.Chdir(baseDir); err != nil {
-		return nil, err
+		return err
 	}
 	for _, dir := range []string{baseProc, baseRoot, baseTemp} {
 		if err := unix.Mkdir("."+dir, 0o700); err != nil {
-			return nil, fmt.Errorf("make the cube's %s: %w", dir, err)
+			return fmt.Errorf("make the cube's %s: %w", dir, err)
 		}
 	}
-	if err := unix.Mount("proc", "."+baseProc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return nil, fmt.Errorf("mount the cube's procfs: %w", err)
-	}
 	if err := unix.Mknod("."+baseNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
-		return nil, fmt.Errorf("make the cube's null device: %w", err)
+		return fmt.Errorf("make the cube's null device: %w", err)
 	}
 	if err := enterRoot(); err != nil {
-		return nil, fmt.Errorf("enter the cube's root: %w", err)
+		return fmt.Errorf("enter the cube's root: %w", err)
 	}
-	null, err := unix.Open(baseNull, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the cube's null device: %w", err)
+	return nil
+}
+
+// enter joins the namespaces of a plan, and makes the cube's root complete.
+func enter(joins []plan.Join, fds []int) error {
+	ready, network := false, true
+	for _, j := range joins {
+		fd, err := at(fds, j.FD)
+		if err != nil {
+			return err
+		}
+		switch j.Type {
+		case unix.CLONE_NEWNET:
+			network = false
+		case unix.CLONE_NEWNS:
+			ready = true
+			// It wants a thread whose root and working directory are its own.
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return err
+			}
+		}
+		if err := unix.Setns(fd, j.Type); err != nil {
+			return fmt.Errorf("join a namespace (%#x): %w", j.Type, err)
+		}
 	}
-	return &cube{null}, loopbackUp()
+	unix.Umask(0)
+	if !ready {
+		if err := prepare(); err != nil {
+			return err
+		}
+		if network {
+			if err := loopbackUp(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Mount("proc", baseProc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount the cube's procfs: %w", err)
+	}
+	return nil
 }
 
 // enterRoot makes the working directory, a mount, the root, and lets go of the old one.
@@ -80,8 +110,7 @@ func enterRoot() error {
 	return unix.Chdir("/")
 }
 
-// loopbackUp brings lo up, as every container's network namespace has it. In a cube
-// that shares its maker's network it is up, or none of our business.
+// loopbackUp brings lo up, as every new network namespace of a container has it.
 func loopbackUp() error {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -1,6 +1,7 @@
-// Package initproc is what runs inside a cube: the init that waits in the namespaces
-// made for it, turns them into a container by a plan.Container, and becomes the
-// container's program; and the helper that brings a further process in by a plan.Exec.
+// Package initproc is what runs inside a container before its program does: the init,
+// which turns a cube into the container by a plan.Container and becomes its program; the
+// helper that brings a further process in by a plan.Exec; and the maker of a cube, which
+// prepares new namespaces and ends, for the namespaces live on with who opens them.
 //
 // Everything happens on the main thread: namespaces, credentials and filters belong to
 // threads. The other threads of the Go runtime do nothing of importance, and end with
@@ -31,7 +32,7 @@ const (
 	Start  = 's'
 )
 
-// Ready is the packet that the init of a new cube sends.
+// Ready is the packet that the maker of a cube sends. It ends when the socket closes.
 const Ready = 'r'
 
 // Main is the program; it doesn't return. The caller holds the main thread.
@@ -55,11 +56,13 @@ func run(args []string) error {
 		return fmt.Errorf("make the init not dumpable: %w", err)
 	}
 	if len(args) != 2 {
-		return errors.New("usage: flashcube-init cube|exec; the shim runs it")
+		return errors.New("usage: flashcube-init cube|init|exec; the shim runs it")
 	}
 	switch args[1] {
 	case "cube":
 		return runCube()
+	case "init":
+		return runInit()
 	case "exec":
 		return runExec()
 	}
@@ -67,19 +70,27 @@ func run(args []string) error {
 }
 
 func runCube() error {
-	c, err := prepare()
-	if err != nil {
+	if err := prepare(); err != nil {
+		return err
+	}
+	if err := loopbackUp(); err != nil {
 		return err
 	}
 	if err := send([]byte{Ready}, None); err != nil {
 		return err
 	}
+	var none struct{}
+	_, err := receive(0, &none)
+	return err
+}
+
+func runInit() error {
 	var p plan.Container
 	fds, err := receive(Create, &p)
 	if err != nil {
 		return err
 	}
-	program, console, err := c.become(&p, fds)
+	program, console, err := become(&p, fds)
 	if err != nil {
 		return err
 	}

@@ -186,7 +186,7 @@ func checkNoSymlink(root int, path string) error {
 
 // mask hides what is at a path: a file behind the null device, a directory behind an
 // empty one that can't be written. What isn't there needs no mask.
-func (c *cube) mask(root int, path string) error {
+func mask(root, null int, path string) error {
 	dest, err := lookup(root, path)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil
@@ -210,7 +210,7 @@ func (c *cube) mask(root int, path string) error {
 		defer unix.Close(fd)
 		return move(fd, dest)
 	}
-	fd, err := unix.OpenTree(c.null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	fd, err := unix.OpenTree(null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return err
 	}

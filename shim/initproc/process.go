@@ -57,7 +57,7 @@ func assume(p *plan.Process) (*program, error) {
 		return nil, err
 	}
 	// A directory that only root may enter, or only the user: either will do.
-	chdir := enter(p.Cwd)
+	chdir := changeDir(p.Cwd)
 	if chdir != nil && !errors.Is(chdir, unix.EACCES) && !errors.Is(chdir, unix.EPERM) {
 		return nil, chdir
 	}
@@ -65,7 +65,7 @@ func assume(p *plan.Process) (*program, error) {
 		return nil, err
 	}
 	if chdir != nil {
-		if err := enter(p.Cwd); err != nil {
+		if err := changeDir(p.Cwd); err != nil {
 			return nil, err
 		}
 	}
@@ -225,7 +225,7 @@ func ownStdio(uid uint32) error {
 	return nil
 }
 
-func enter(cwd string) error {
+func changeDir(cwd string) error {
 	if cwd == "" {
 		return nil
 	}

@@ -18,7 +18,7 @@ type Container struct {
 	Plan plan.Container
 	// Binds have the sources of those mounts of the plan that are bind mounts.
 	Binds []Bind
-	// New are the namespaces (CLONE_NEW*) that the cube has of its own.
+	// New are the namespaces (CLONE_NEW*) it has of its own.
 	New uintptr
 	// Join are the others.
 	Join []Namespace
@@ -45,9 +45,8 @@ var kinds = []struct {
 	{specs.PIDNamespace, unix.CLONE_NEWPID},
 }
 
-// Compile decides what a container needs. keyring is whether it gets a session keyring
-// of its own.
-func Compile(id string, s *specs.Spec, keyring bool) (*Container, error) {
+// Compile decides what a container needs.
+func Compile(id string, s *specs.Spec) (*Container, error) {
 	if err := onlyLinux(s); err != nil {
 		return nil, err
 	}
@@ -65,7 +64,6 @@ func Compile(id string, s *specs.Spec, keyring bool) (*Container, error) {
 		Sysctl:          l.Sysctl,
 		MaskedPaths:     l.MaskedPaths,
 		ReadonlyPaths:   l.ReadonlyPaths,
-		NewKeyring:      keyring,
 	}}
 	if err := c.namespaces(l.Namespaces); err != nil {
 		return nil, err

@@ -24,9 +24,9 @@ type Bind struct {
 
 // BindOf is the bind mount of a directory, without what is mounted below it, with
 // flags of mount(2).
-func BindOf(mount int, source string, flags uintptr) Bind {
+func BindOf(source string, flags uintptr) Bind {
 	set, clear := bindAttributes(flags)
-	return Bind{Mount: mount, Source: source, Set: set, Clear: clear}
+	return Bind{Source: source, Set: set, Clear: clear}
 }
 
 var propagations = map[string]uintptr{

@@ -55,8 +55,11 @@ type part struct {
 	stop   chan struct{}
 	once   sync.Once
 
+	native *task.Native
+
 	mu       sync.Mutex
-	claimed  *claim.Request // nil until the first container
+	claimed  *claim.Request // nil until somebody has claimed the part
+	used     bool           // a container was asked for
 	services *claimedServices
 }
 
@@ -94,11 +97,10 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	native := task.NewNative(host, builder, p.events.send, p.stop)
-	// A spare that never became a container ends with its socket.
-	defer native.Drop()
+	p.native = task.NewNative(host, builder, p.events.send, p.stop)
+	defer p.native.Drop()
 	router := &task.Router{
-		Native: native, Binary: c.Fallback, Stop: p.end, Fallback: p.fallback,
+		Native: p.native, Binary: c.Fallback, Stop: p.end, Fallback: p.fallback,
 		Count: func(reason string) {
 			if err := claim.Count(p.profile(), claim.Fallback+"/"+slug(reason)); err != nil {
 				log.G(ctx).WithError(err).Warn("count a fall-back")
@@ -114,29 +116,27 @@ func Run(ctx context.Context, c Config) (err error) {
 		if err := p.writePids(); err != nil {
 			return err
 		}
-	} else if err := p.prepare(native); err != nil {
+	} else if err := p.prepare(); err != nil {
 		return err
 	}
 	return p.serve(ctx, server, &knock{Listener: listener, part: p})
 }
 
 // prepare does ahead whatever can be, and enters the pool.
-func (p *part) prepare(native *task.Native) error {
-	if err := native.Prepare(p.end); err != nil {
+func (p *part) prepare() error {
+	if err := p.native.Prepare(); err != nil {
 		return err
 	}
 	if err := rehearse(); err != nil {
 		return err
 	}
-	if err := p.writePids(native.Spare()); err != nil {
+	if err := p.writePids(); err != nil {
 		return err
 	}
 	debug.FreeOSMemory()
 	// It was built behind all else on the host; what runs in the container is not to be.
-	for _, pid := range []int{native.Spare(), os.Getpid()} {
-		if err := priority.Normal(pid); err != nil {
-			return err
-		}
+	if err := priority.Normal(os.Getpid()); err != nil {
+		return err
 	}
 	building, err := p.path()
 	if err != nil {
@@ -201,12 +201,15 @@ func (p *part) end() { p.once.Do(func() { close(p.stop) }) }
 func (p *part) idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.claimed == nil
+	return !p.used
 }
 
 // knocked is called at the first connection: somebody claimed the part, and has to make
-// use of it.
+// use of it. containerd is on its way: what it will ask for is begun.
 func (p *part) knocked() {
+	if r, err := p.own(); err == nil {
+		p.native.Anticipate(p.services.ctx, r.Namespace, r.ID, r.Bundle)
+	}
 	timer := time.NewTimer(patience)
 	go func() {
 		defer timer.Stop()
@@ -243,42 +246,52 @@ type first struct {
 
 // Create makes a container.
 func (f *first) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	if err := f.part.own(r.Bundle); err != nil {
+	if _, err := f.part.own(); err != nil {
 		return nil, err
 	}
+	f.part.use(r.Bundle)
 	return f.Router.Create(ctx, r)
 }
 
+// use notes that there is a container.
+func (p *part) use(bundle string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.used {
+		p.used = true
+		openLog(bundle)
+	}
+}
+
 // own reads who claimed the part, once.
-func (p *part) own(bundle string) error {
+func (p *part) own() (*claim.Request, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.claimed != nil {
-		return nil
+		return p.claimed, nil
 	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d/%s", p.dir.Fd(), claim.ClaimFile))
 	if err != nil {
-		return fmt.Errorf("read who claimed this shim: %w", err)
+		return nil, fmt.Errorf("read who claimed this shim: %w", err)
 	}
 	var r claim.Request
 	if err := json.Unmarshal(text, &r); err != nil {
-		return fmt.Errorf("read who claimed this shim: %w", err)
+		return nil, fmt.Errorf("read who claimed this shim: %w", err)
 	}
 	if r.Debug {
 		if err := log.SetLevel("debug"); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	openLog(bundle)
 	publisher, err := shim.NewPublisher(r.TTRPCAddress)
 	if err != nil {
-		return fmt.Errorf("connect to containerd's events: %w", err)
+		return nil, fmt.Errorf("connect to containerd's events: %w", err)
 	}
 	ctx := namespaces.WithNamespace(context.Background(), r.Namespace)
 	p.services = &claimedServices{ctx: ctx, publisher: publisher}
 	p.claimed = &r
 	go p.events.forward(ctx, publisher, p.stop)
-	return nil
+	return p.claimed, nil
 }
 
 // openLog sends the log where containerd reads it, a fifo of the bundle's, if it does.

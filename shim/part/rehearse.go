@@ -20,7 +20,7 @@ func rehearse() error {
 	if err != nil {
 		return fmt.Errorf("rehearse: %w", err)
 	}
-	c, err := oci.Compile("rehearsal", spec, true)
+	c, err := oci.Compile("rehearsal", spec)
 	if err != nil {
 		return fmt.Errorf("rehearse: %w", err)
 	}

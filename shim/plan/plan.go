@@ -6,11 +6,12 @@ package plan
 // None is a position of no file descriptor.
 const None = -1
 
-// Container makes a container of a cube: everything but its cgroups.
+// Container makes a container of an init that is in its cgroups and pid namespace.
 type Container struct {
 	ID string // names the session keyring
 
-	// Join are namespaces to enter, in this order. The cube has its own of the others.
+	// Join are namespaces to enter, in this order. A mount namespace among them is a
+	// cube's, made ready; without one the init was given a new one of its own.
 	Join []Join `json:",omitempty"`
 	// CgroupNamespace has the init make one, after it was put into its cgroup.
 	CgroupNamespace bool `json:",omitempty"`

@@ -170,9 +170,9 @@ func (k *Keeper) gotReady(ctx context.Context, now time.Time) {
 	k.missing = time.Time{}
 	p.since = now
 	k.ready[p.name] = p
+	k.mendPriority(ctx, p)
 	k.Events.Built(took)
 	log.G(ctx).WithField("part", p.name).WithField("took", took).Debug("part is ready")
-	k.mendPriority(ctx, p)
 }
 
 // act builds or gives up a part if it is time to, and returns when to look again.

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -153,6 +154,11 @@ func TestKeepsThePoolFull(t *testing.T) {
 			t.Errorf("the part has nice %d, %v", nice, err)
 		}
 		full(t, dir, 3)
+		// A claimed part that ends is not left as a zombie.
+		if err := unix.Kill(r.Pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the end of a part", func() bool { return errors.Is(unix.Kill(r.Pid, 0), unix.ESRCH) })
 	}
 	stop()
 	full(t, dir, 3)

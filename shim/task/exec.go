@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	eventstypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -92,7 +93,7 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 	if err != nil {
 		return 0, err
 	}
-	helper, err := s.builder.Exec(c.pidfd, c.ownPids)
+	helper, err := s.spawnExec(c)
 	if err != nil {
 		return 0, fmt.Errorf("exec failed: %w", err)
 	}
@@ -102,9 +103,6 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 			_ = unix.Kill(helper.Pid, unix.SIGKILL)
 		}
 	}()
-	if err := c.cgroup.Add(helper.Pid); err != nil {
-		return 0, fmt.Errorf("exec failed: %w", err)
-	}
 	io, err := stdio.Open(ctx, "", e.id, e.stdio, c.ioUID, c.ioGID)
 	if err != nil {
 		return 0, err
@@ -127,7 +125,7 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 			return 0, err
 		}
 	}
-	console, err := helper.Create(p, files.List())
+	console, err := helper.CreateExec(p, files.List())
 	if err != nil {
 		return 0, fmt.Errorf("exec failed: %w", err)
 	}
@@ -144,6 +142,26 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 	}
 	e.created(helper.Pid, helper, io)
 	return helper.Pid, nil
+}
+
+// spawnExec starts a process in the container's cgroups and pid namespace.
+func (s *Native) spawnExec(c *container) (helper *cube.Process, err error) {
+	var pidns *os.File
+	if c.ownPids {
+		pidns = c.pidfd
+	}
+	c.frozen.RLock()
+	defer c.frozen.RUnlock()
+	if status, _ := c.init.state(); status != tasktypes.Status_RUNNING {
+		return nil, fmt.Errorf("the container is %s: %w", word(status), errdefs.ErrFailedPrecondition)
+	}
+	err = c.cgroup.Spawn(func(dir int) (int, error) {
+		if helper, err = s.builder.Exec(pidns, dir); err != nil {
+			return 0, err
+		}
+		return helper.Pid, nil
+	})
+	return helper, err
 }
 
 // execPlan fills in from the container what the process doesn't say, as runc does

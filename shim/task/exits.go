@@ -47,18 +47,18 @@ func (e *exits) exited(exit runc.Exit) {
 }
 
 // begin comes before a process is made that is to be watched; the function it returns,
-// after watch.
+// which may be called more than once, after watch.
 func (e *exits) begin() (end func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.making++
-	return func() {
+	return sync.OnceFunc(func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if e.making--; e.making == 0 {
 			clear(e.early)
 		}
-	}
+	})
 }
 
 // watch has f called, in a goroutine of its own, when a process ends or has ended.
@@ -71,11 +71,4 @@ func (e *exits) watch(pid int, f func(runc.Exit)) {
 		return
 	}
 	e.watched[pid] = f
-}
-
-// unwatch undoes watch: an exit from now on is an early one.
-func (e *exits) unwatch(pid int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.watched, pid)
 }

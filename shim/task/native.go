@@ -15,7 +15,6 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/protobuf"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/go-runc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -23,7 +22,6 @@ import (
 
 	"github.com/peregrine-dev/peregrine/shim/cgroup"
 	"github.com/peregrine-dev/peregrine/shim/cube"
-	"github.com/peregrine-dev/peregrine/shim/oci"
 	"github.com/peregrine-dev/peregrine/shim/stdio"
 )
 
@@ -38,6 +36,8 @@ type Native struct {
 	mu         sync.Mutex
 	spare      *cube.Cube // made ahead; nil once it is used
 	containers map[string]*container
+	// anticipated is the first container, begun before it was asked for.
+	anticipated *anticipated
 }
 
 // NewNative is a service without containers, which sends its events to send until done
@@ -52,85 +52,25 @@ func NewNative(host *cgroup.Host, builder *cube.Builder, send func(event any), d
 	}
 }
 
-// Prepare makes a cube ahead, for the first container. lost is called when it ends
-// before it is used.
-func (s *Native) Prepare(lost func()) error {
-	defer s.exits.begin()()
-	c, err := s.builder.Launch(cube.Generic, nil)
+// Prepare makes a cube ahead, for the first container.
+func (s *Native) Prepare() error {
+	made, err := s.builder.Prepare()
 	if err != nil {
 		return err
 	}
-	if err := c.Wait(); err != nil {
-		c.Close()
-		return err
-	}
 	s.mu.Lock()
-	s.spare = c
-	s.mu.Unlock()
-	s.exits.watch(c.Pid, func(runc.Exit) { lost() })
+	defer s.mu.Unlock()
+	s.spare = made
 	return nil
 }
 
-// Spare is the pid of the cube made ahead, 0 once it is used.
-func (s *Native) Spare() int {
+// takeSpare is the cube that was made ahead, nil if there is none.
+func (s *Native) takeSpare() *cube.Cube {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.spare == nil {
-		return 0
-	}
-	return s.spare.Pid
-}
-
-// Drop ends the cube made ahead, if nobody has used it.
-func (s *Native) Drop() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.spare != nil {
-		s.exits.watch(s.spare.Pid, func(runc.Exit) {})
-		s.spare.Close()
-		s.spare = nil
-	}
-}
-
-// cube is one that suits a container: the one made ahead, or a new one.
-func (s *Native) cube(c *oci.Container) (*cube.Cube, error) {
-	s.mu.Lock()
-	spare := s.spare
-	suits := spare != nil && c.New&unix.CLONE_NEWPID != 0
-	if suits {
-		s.spare = nil
-	}
-	s.mu.Unlock()
-	if suits {
-		s.exits.unwatch(spare.Pid)
-		return spare, nil
-	}
-	pidns, err := pidNamespace(c)
-	if err != nil {
-		return nil, err
-	}
-	if pidns != nil {
-		defer pidns.Close()
-	}
-	made, err := s.builder.Launch(c.New, pidns)
-	if err != nil {
-		return nil, err
-	}
-	if err := made.Wait(); err != nil {
-		made.Close()
-		return nil, err
-	}
-	return made, nil
-}
-
-// pidNamespace is the pid namespace to join, nil for the host's or a new one.
-func pidNamespace(c *oci.Container) (*os.File, error) {
-	for _, ns := range c.Join {
-		if ns.Type == unix.CLONE_NEWPID && ns.Path != "" {
-			return os.Open(ns.Path)
-		}
-	}
-	return nil, nil
+	made := s.spare
+	s.spare = nil
+	return made
 }
 
 // Create makes a container, up to its program. A container that is not for this service
@@ -138,9 +78,14 @@ func pidNamespace(c *oci.Container) (*os.File, error) {
 // open streams: release closes them, once somebody else has opened them too or nobody
 // will, for whoever reads them would take that for the end.
 func (s *Native) Create(ctx context.Context, namespace string, r *taskapi.CreateTaskRequest, o *runcoptions.Options) (_ *taskapi.CreateTaskResponse, release func(), err error) {
-	end := s.exits.begin()
-	defer end()
-	a, err := s.create(ctx, namespace, r, o)
+	a := s.anticipation(r.ID, r.Bundle)
+	if a == nil {
+		a = s.begin(context.WithoutCancel(ctx), namespace, r.ID, r.Bundle)
+	}
+	err = a.err
+	if err == nil {
+		err = s.finish(ctx, a, namespace, r, o)
+	}
 	if err != nil {
 		a.undo()
 		if a.hooked {
@@ -149,7 +94,7 @@ func (s *Native) Create(ctx context.Context, namespace string, r *taskapi.Create
 		}
 		return nil, a.release, err
 	}
-	pid := uint32(a.cube.Pid)
+	pid := uint32(a.process.Pid)
 	s.keep(context.WithoutCancel(ctx), a, r)
 	return &taskapi.CreateTaskResponse{Pid: pid}, nil, nil
 }
@@ -347,6 +292,8 @@ func (s *Native) Pause(_ context.Context, r *taskapi.PauseRequest) (*emptypb.Emp
 	if err != nil {
 		return nil, err
 	}
+	c.frozen.Lock()
+	defer c.frozen.Unlock()
 	c.init.op.Lock()
 	defer c.init.op.Unlock()
 	if status, _ := c.init.state(); status != tasktypes.Status_RUNNING {

@@ -11,7 +11,7 @@ import (
 )
 
 // fill makes ready parts that all have the same listener.
-func fill(b *testing.B, dir string) {
+func fill(b testing.TB, dir string) {
 	b.Helper()
 	path := filepath.Join(dir, claim.Socket)
 	l, err := net.Listen("unix", path)

@@ -1,0 +1,392 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/shim/cgroup"
+	"github.com/peregrine-dev/peregrine/shim/cube"
+	"github.com/peregrine-dev/peregrine/shim/oci"
+	"github.com/peregrine-dev/peregrine/shim/plan"
+	"github.com/peregrine-dev/peregrine/shim/stdio"
+)
+
+// attempt is a container in the making. Until it is kept, undo takes it back.
+type attempt struct {
+	*container
+	err error // why it can't go on
+
+	file      os.FileInfo // of config.json, as it was read
+	compiled  *oci.Container
+	process   *cube.Process // the init
+	files     cube.Files
+	streams   *stdio.IO
+	hooked    bool   // hooks ran: nobody else may try
+	unwatched func() // ends the time in which its processes are not watched
+
+	undos []func()
+}
+
+func (a *attempt) onUndo(f func()) { a.undos = append(a.undos, f) }
+
+// undo takes back everything but the streams.
+func (a *attempt) undo() {
+	for _, f := range slices.Backward(a.undos) {
+		f()
+	}
+	a.undos = nil
+}
+
+// release closes the streams of an attempt that failed.
+func (a *attempt) release() {
+	if a.streams != nil {
+		a.streams.CloseChild()
+		a.streams.Close()
+	}
+}
+
+// anticipated is an attempt that began before its container was asked for.
+type anticipated struct {
+	bundle  string
+	done    chan struct{}
+	attempt *attempt // once it is done
+}
+
+// Anticipate begins with the container of a bundle, which containerd is about to ask
+// for: everything that the spec alone decides.
+func (s *Native) Anticipate(ctx context.Context, namespace, id, bundle string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.anticipated != nil {
+		return
+	}
+	next := &anticipated{bundle: bundle, done: make(chan struct{})}
+	s.anticipated = next
+	go func() {
+		defer close(next.done)
+		next.attempt = s.begin(ctx, namespace, id, bundle)
+	}()
+}
+
+// anticipation is what was begun for a bundle, nil if nothing was or it is out of date.
+func (s *Native) anticipation(id, bundle string) *attempt {
+	s.mu.Lock()
+	next := s.anticipated
+	if next == nil || next.bundle != bundle {
+		s.mu.Unlock()
+		return nil
+	}
+	s.anticipated = &anticipated{} // once is enough
+	s.mu.Unlock()
+	<-next.done
+	a := next.attempt
+	now, err := os.Stat(filepath.Join(bundle, "config.json"))
+	if err != nil || a.file == nil || a.id != id || !os.SameFile(a.file, now) || !a.file.ModTime().Equal(now.ModTime()) || a.file.Size() != now.Size() {
+		a.undo()
+		return nil
+	}
+	return a
+}
+
+// Drop takes back what was made ahead and nobody used.
+func (s *Native) Drop() {
+	s.mu.Lock()
+	spare, next := s.spare, s.anticipated
+	s.spare, s.anticipated = nil, nil
+	s.mu.Unlock()
+	if spare != nil {
+		spare.Close()
+	}
+	if next != nil && next.done != nil {
+		<-next.done
+		next.attempt.undo()
+	}
+}
+
+// begin does what a spec alone decides: it ends with an init in the container's cgroups
+// and pid namespace, waiting for its plan. A failure is in the attempt.
+func (s *Native) begin(ctx context.Context, namespace, id, bundle string) *attempt {
+	a := &attempt{container: &container{id: id, bundle: bundle, execs: map[string]*execProcess{}}}
+	a.state = State{ID: id, Namespace: namespace}
+	a.unwatched = s.exits.begin()
+	a.onUndo(func() { a.unwatched() })
+	if a.err = s.decide(a); a.err == nil {
+		a.err = s.place(ctx, a)
+	}
+	return a
+}
+
+// decide reads the spec.
+func (s *Native) decide(a *attempt) (err error) {
+	file := filepath.Join(a.bundle, "config.json")
+	if a.file, err = os.Stat(file); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	spec, err := oci.Decode(text)
+	if err != nil {
+		return err
+	}
+	if a.compiled, err = oci.Compile(a.id, spec); err != nil {
+		return err
+	}
+	if spec.Annotations[AnnotationFallback] == "true" {
+		return oci.Unsupported{Reason: "asked for"}
+	}
+	if spec.Process.ApparmorProfile != "" && !s.appArmor {
+		return oci.Unsupported{Reason: "AppArmor is off"}
+	}
+	a.spec = spec
+	a.ownPids = a.compiled.New&unix.CLONE_NEWPID != 0
+	a.state.Annotations = spec.Annotations
+	if spec.Hooks != nil {
+		a.state.Poststop = spec.Hooks.Poststop
+	}
+	return nil
+}
+
+// place makes the container's cgroups and starts its init there.
+func (s *Native) place(ctx context.Context, a *attempt) (err error) {
+	linux := a.spec.Linux
+	path := linux.CgroupsPath
+	if path == "" {
+		path = "/" + a.id
+	}
+	if !filepath.IsAbs(path) {
+		return oci.Unsupported{Reason: "relative cgroupsPath"} // or the systemd driver's
+	}
+	config, err := cgroup.Config(path, linux.Resources, linux.Devices)
+	if err != nil {
+		return err
+	}
+	if a.cgroup, err = s.host.New(config); err != nil {
+		return err
+	}
+	// Whatever a dead shim could leave is in the state before it is there.
+	a.state.Cgroups = a.cgroup.Paths()
+	if err := a.state.Save(a.bundle); err != nil {
+		return err
+	}
+	a.onUndo(func() { _ = a.state.remove(a.bundle) })
+	if err := a.cgroup.Create(0); err != nil {
+		return err
+	}
+	a.onUndo(func() {
+		if err := s.removeCgroup(ctx, a.container); err != nil {
+			log.G(ctx).WithError(err).WithField("id", a.id).Warn("remove the cgroups of a container that wasn't created")
+		}
+	})
+	made := s.takeSpare()
+	if made != nil {
+		defer made.Close()
+	}
+	if err := s.spawn(a, made); err != nil {
+		return err
+	}
+	return a.files.Fill(a.compiled, made, a.bundle)
+}
+
+// spawn starts the init, in the namespaces that are not the cube's.
+func (s *Native) spawn(a *attempt, made *cube.Cube) error {
+	namespaces := a.compiled.New
+	if made != nil {
+		namespaces &= unix.CLONE_NEWPID
+	}
+	pidns, err := pidNamespace(a.compiled)
+	if err != nil {
+		return err
+	}
+	if pidns != nil {
+		defer pidns.Close()
+	}
+	err = a.cgroup.Spawn(func(dir int) (int, error) {
+		p, err := s.builder.Init(namespaces, pidns, dir)
+		if err != nil {
+			return 0, err
+		}
+		a.process = p
+		return p.Pid, nil
+	})
+	if err != nil {
+		return err
+	}
+	a.onUndo(func() {
+		a.files.Close()
+		a.process.Close()
+		_ = unix.Kill(a.process.Pid, unix.SIGKILL)
+	})
+	if a.pidfd, err = cube.Pidfd(a.process.Pid); err != nil {
+		return err
+	}
+	a.onUndo(func() { a.pidfd.Close() })
+	a.state.Pid = a.process.Pid
+	a.state.StartTime, err = StartTime(a.process.Pid)
+	return err
+}
+
+// pidNamespace is the pid namespace to join, nil for the host's or a new one.
+func pidNamespace(c *oci.Container) (*os.File, error) {
+	for _, ns := range c.Join {
+		if ns.Type == unix.CLONE_NEWPID && ns.Path != "" {
+			return os.Open(ns.Path)
+		}
+	}
+	return nil, nil
+}
+
+// finish makes the container that was begun, up to its program.
+func (s *Native) finish(ctx context.Context, a *attempt, namespace string, r *taskapi.CreateTaskRequest, o *runcoptions.Options) error {
+	switch {
+	case r.Checkpoint != "":
+		return oci.Unsupported{Reason: "restore"}
+	case o.GetSystemdCgroup():
+		return oci.Unsupported{Reason: "systemd cgroup driver"}
+	case a.spec.Process.Terminal != r.Terminal:
+		return oci.Unsupported{Reason: "terminal"}
+	}
+	if !o.GetNoNewKeyring() {
+		a.compiled.Plan.NewKeyring = true
+		a.keyring = "_ses." + a.id
+	}
+	a.ioUID, a.ioGID = int(o.GetIoUid()), int(o.GetIoGid())
+	a.init = newProcess(a.id, stdio.Config{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal})
+	if err := a.furnish(ctx, namespace, r); err != nil {
+		return err
+	}
+	return s.fill(ctx, a)
+}
+
+// furnish opens what the request names.
+func (a *attempt) furnish(ctx context.Context, namespace string, r *taskapi.CreateTaskRequest) error {
+	var mounts []mount.Mount
+	for _, m := range r.Rootfs {
+		mounts = append(mounts, mount.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	dir := a.spec.Root.Path
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(a.bundle, dir)
+	}
+	root, err := cube.OpenRoot(mounts, dir)
+	if err != nil {
+		return err
+	}
+	a.compiled.Plan.Root = a.files.Add(root)
+	if a.streams, err = stdio.Open(ctx, namespace, a.id, a.init.stdio, a.ioUID, a.ioGID); err != nil {
+		return err
+	}
+	a.init.created(a.process.Pid, a.process, a.streams)
+	if a.init.stdio.Terminal {
+		return nil
+	}
+	return a.files.Streams(&a.compiled.Plan.Process, a.streams.Child())
+}
+
+// fill turns the init into the container. Limits are set at the same time.
+func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
+	if a.oom, err = a.cgroup.OOM(); err != nil && !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	a.onUndo(func() {
+		if a.oom != nil {
+			a.oom.Close()
+		}
+	})
+	if hooks := a.spec.Hooks; hooks != nil && len(hooks.CreateRuntime) > 0 {
+		if err := a.runtimeHooks(ctx, hooks.CreateRuntime); err != nil {
+			return err
+		}
+	}
+	if err := s.mountCgroups(a); err != nil {
+		return err
+	}
+	var group errgroup.Group
+	group.Go(a.cgroup.Set)
+	console, err := a.process.CreateInit(&a.compiled.Plan, a.files.List())
+	if err := errors.Join(err, group.Wait()); err != nil {
+		if console != nil {
+			console.Close()
+		}
+		return err
+	}
+	a.files.Close()
+	a.streams.CloseChild()
+	if console != nil {
+		if err := a.streams.Attach(console); err != nil {
+			return err
+		}
+	} else {
+		a.streams.Start()
+	}
+	a.state.Joined = true
+	return a.state.Save(a.bundle)
+}
+
+// runtimeHooks runs the createRuntime hooks.
+func (a *attempt) runtimeHooks(ctx context.Context, hooks []specs.Hook) error {
+	a.hooked = true
+	a.onUndo(func() {
+		state := a.ociState(specs.StateStopped, 0)
+		if err := runHooks(context.WithoutCancel(ctx), reaped, "poststop", a.state.Poststop, state); err != nil {
+			log.G(ctx).WithError(err).Warn("clean up after a container that wasn't created")
+		}
+	})
+	return runHooks(ctx, reaped, "createRuntime", hooks, a.ociState(specs.StateCreating, a.process.Pid))
+}
+
+// mountCgroups puts the mounts that a mount of type cgroup stands for in its place.
+func (s *Native) mountCgroups(a *attempt) error {
+	p := &a.compiled.Plan
+	for _, i := range slices.Backward(a.compiled.CgroupMounts) {
+		m := p.Mounts[i]
+		var list []plan.Mount
+		for _, step := range s.host.Mounts(a.cgroup.Paths(), cgroup.MountOptions{
+			Destination: m.Destination, Flags: m.Flags, Data: m.Data, Source: m.Source, Namespace: p.CgroupNamespace,
+		}) {
+			next := plan.Mount{
+				Destination: step.Destination, FD: plan.None, Type: step.Type,
+				Source: step.Source, Flags: step.Flags, Data: step.Data,
+			}
+			switch step.Type {
+			case "symlink":
+				tmpfs := &list[0]
+				if tmpfs.Symlinks == nil {
+					tmpfs.Symlinks = map[string]string{}
+				}
+				tmpfs.Symlinks[strings.TrimPrefix(step.Destination, tmpfs.Destination+"/")] = step.Source
+				continue
+			case "bind":
+				if err := a.files.Bind(&next, oci.BindOf(step.Source, step.Flags), a.bundle, p.RootPropagation); err != nil {
+					return fmt.Errorf("mount the cgroups: %w", err)
+				}
+			case "tmpfs":
+				if next.Flags&unix.MS_RDONLY != 0 {
+					next.Flags &^= unix.MS_RDONLY
+					next.ReadonlyAfter = true
+				}
+			}
+			list = append(list, next)
+		}
+		if len(list) > 0 {
+			list[0].Propagation = m.Propagation
+		}
+		p.Mounts = slices.Concat(p.Mounts[:i:i], list, p.Mounts[i+1:])
+	}
+	return nil
+}
