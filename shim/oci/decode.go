@@ -49,5 +49,8 @@ func DecodeProcess(text []byte) (*specs.Process, error) {
 	if err := d.Decode(&p); err != nil {
 		return nil, fmt.Errorf("decode the process: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("decode the process: something follows it: %w", errdefs.ErrInvalidArgument)
+	}
 	return &p, nil
 }

@@ -118,6 +118,9 @@ func (c *Container) mounts() error {
 		if !path.IsAbs(m.Destination) {
 			return unsupported("relative mount destination")
 		}
+		if path.Clean(m.Destination) == "/" {
+			return unsupported("mount at /") // the rest would go below it, unseen
+		}
 		o, err := parseOptions(m.Options)
 		if err != nil {
 			return err
@@ -135,6 +138,9 @@ func (c *Container) mount(m specs.Mount, o mountOptions) error {
 		Flags: o.flags, Data: strings.Join(o.data, ","), Propagation: o.propagation,
 	}
 	if o.flags&unix.MS_BIND != 0 {
+		if len(o.data) > 0 {
+			return unsupported("option of a bind mount")
+		}
 		set, clear := bindAttributes(o.flags)
 		c.Binds = append(c.Binds, Bind{
 			Mount: len(c.Plan.Mounts), Source: m.Source, Recursive: o.flags&unix.MS_REC != 0,

@@ -97,7 +97,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err != nil {
 		return err
 	}
-	p.native = task.NewNative(host, builder, p.events.send, p.stop)
+	p.native = task.NewNative(filepath.Dir(p.profile()), host, builder, p.events.send, p.stop)
 	defer p.native.Drop()
 	router := &task.Router{
 		Native: p.native, Binary: c.Fallback, Stop: p.end, Fallback: p.fallback,

@@ -20,9 +20,10 @@ import (
 )
 
 const (
-	dropInPath = "/etc/containerd/conf.d/flashcube.toml"
-	shimBinary = "containerd-shim-flashcube-v1"
-	address    = "/run/containerd/containerd.sock"
+	mainConfigPath = "/etc/containerd/config.toml"
+	dropInPath     = "/etc/containerd/conf.d/flashcube.toml"
+	shimBinary     = "containerd-shim-flashcube-v1"
+	address        = "/run/containerd/containerd.sock"
 
 	// patience is for daemons that answer at once or not at all.
 	patience = 2 * time.Second
@@ -123,7 +124,11 @@ var errNoContainerd = errors.New("containerd is not on PATH")
 // Registered asks containerd whether its configuration has CRI's handler. path is
 // another PATH in which containerd may be.
 func Registered(ctx context.Context, path string) (bool, error) {
-	dump, err := configDump(ctx, path)
+	command := "dump"
+	if _, err := os.Stat(mainConfigPath); errors.Is(err, os.ErrNotExist) {
+		command = "default" // which it then has; before 2.0 it would fail to dump it
+	}
+	dump, err := containerdConfig(ctx, path, "config", command)
 	if err != nil {
 		return false, err
 	}
@@ -131,8 +136,8 @@ func Registered(ctx context.Context, path string) (bool, error) {
 	return all[Name], err
 }
 
-// configDump is the configuration that containerd runs with, or would with args.
-func configDump(ctx context.Context, path string, args ...string) ([]byte, error) {
+// containerdConfig is a configuration that containerd prints.
+func containerdConfig(ctx context.Context, path string, args ...string) ([]byte, error) {
 	program, err := exec.LookPath("containerd")
 	if errors.Is(err, exec.ErrNotFound) {
 		program, err = lookPath("containerd", path)
@@ -144,11 +149,11 @@ func configDump(ctx context.Context, path string, args ...string) ([]byte, error
 		return nil, err
 	}
 	var diagnostics bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, append(args, "config", "dump")...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stderr = &diagnostics
 	dump, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("containerd config dump: %w: %s", err, bytes.TrimSpace(diagnostics.Bytes()))
+		return nil, fmt.Errorf("containerd %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(diagnostics.Bytes()))
 	}
 	return dump, nil
 }
@@ -167,7 +172,7 @@ func merges(ctx context.Context, path string, dropIn []byte) (_ bool, err error)
 	if err := errors.Join(os.WriteFile(main, []byte(text), 0o600), os.WriteFile(added, dropIn, 0o600)); err != nil {
 		return false, err
 	}
-	dump, err := configDump(ctx, path, "--config", main)
+	dump, err := containerdConfig(ctx, path, "--config", main, "config", "dump")
 	if err != nil {
 		return false, err
 	}
@@ -203,11 +208,11 @@ func Advise(ctx context.Context, out io.Writer) error {
 			return err
 		}
 		if can {
-			fmt.Fprintf(out, "note: containerd doesn't read %s; have imports in /etc/containerd/config.toml name it\n", dropInPath)
+			fmt.Fprintf(out, "note: containerd doesn't read %s; have imports in %s name it\n", dropInPath, mainConfigPath)
 			break
 		}
-		fmt.Fprintf(out, "note: this containerd would forget CRI's other settings over a drop-in; for CRI, put this into /etc/containerd/config.toml:\n%s"+
-			"  and list runc in the same way (runtime_type \"io.containerd.runc.v2\") if it is not there yet\n", indent(section(dropIn)))
+		fmt.Fprintf(out, "note: this containerd would forget CRI's other settings over a drop-in; for CRI, put this into %s:\n%s"+
+			"  and list runc in the same way (runtime_type \"io.containerd.runc.v2\") if it is not there yet\n", mainConfigPath, indent(section(dropIn)))
 	}
 	fmt.Fprintf(out, "use the runtime by --runtime %s, in pods by a RuntimeClass with handler flashcube\n", runtime)
 	return nil

@@ -35,11 +35,10 @@ const (
 
 // Plugin returns what installing the runtime means, with binaries in bin.
 func Plugin(ctx context.Context, bin string) (install.Plugin, error) {
-	cfg, err := config.Load(config.DefaultPath, false)
-	if err != nil {
+	// With one that can't be read the daemon would not start.
+	if _, err := config.Load(config.DefaultPath, false); err != nil {
 		return install.Plugin{}, err
 	}
-	_ = cfg // an unreadable one would keep the daemon from starting
 	defaults, err := config.Default().Write()
 	if err != nil {
 		return install.Plugin{}, err
@@ -150,7 +149,7 @@ func containerdLimits(ctx context.Context) (inherited, error) {
 }
 
 // shimScore is what containerd's shims have: they go before it does.
-func shimScore(containerd int) int { return min(containerd+1, 1000) }
+func shimScore(daemon int) int { return min(daemon+1, 1000) }
 
 // inUse lists the containers that have a part, and those whose part died and that
 // containerd has yet to delete, for which it executes the program.

@@ -99,8 +99,8 @@ func closeRange() error {
 	return os.NewSyscallError("close_range", unix.CloseRange(math.MaxInt32, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC))
 }
 
-// aside runs fn on a thread with a mount namespace of its own, in which /run is an empty
-// tmpfs that came there by move_mount(2). The thread ends, and its namespaces with it.
+// aside runs fn on a thread with a mount namespace of its own. The thread ends with fn, and
+// so do the namespaces that it is in.
 func aside(fn func() error) error {
 	done := make(chan error)
 	go func() {

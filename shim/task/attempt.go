@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/peregrine-dev/peregrine/shim/cgroup"
 	"github.com/peregrine-dev/peregrine/shim/cube"
+	"github.com/peregrine-dev/peregrine/shim/network"
 	"github.com/peregrine-dev/peregrine/shim/oci"
 	"github.com/peregrine-dev/peregrine/shim/plan"
 	"github.com/peregrine-dev/peregrine/shim/stdio"
@@ -193,21 +195,51 @@ func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 			log.G(ctx).WithError(err).WithField("id", a.id).Warn("remove the cgroups of a container that wasn't created")
 		}
 	})
-	made := s.takeSpare()
-	if made != nil {
+	ahead := map[int]*os.File{}
+	if made := s.takeSpare(); made != nil {
 		defer made.Close()
+		maps.Copy(ahead, made.Namespaces)
 	}
-	if err := s.spawn(a, made); err != nil {
+	if err := s.takeNetwork(a); err != nil {
 		return err
 	}
-	return a.files.Fill(a.compiled, made, a.bundle)
+	if a.network != nil {
+		ahead[unix.CLONE_NEWNET] = a.network.Namespace
+	}
+	if err := s.spawn(a, ahead); err != nil {
+		return err
+	}
+	return a.files.Fill(a.compiled, ahead, a.bundle)
 }
 
-// spawn starts the init, in the namespaces that are not the cube's.
-func (s *Native) spawn(a *attempt, made *cube.Cube) error {
+// takeNetwork takes the network namespace that a network plugin offers, if the container
+// wants one and there is one.
+func (s *Native) takeNetwork(a *attempt) (err error) {
+	name := a.spec.Annotations[network.Annotation]
+	if name == "" || a.compiled.New&unix.CLONE_NEWNET == 0 {
+		return nil
+	}
+	if filepath.Base(name) != name || name == "." || name == ".." {
+		return &final{fmt.Errorf("annotation %s: %q is no name of a network: %w", network.Annotation, name, errdefs.ErrInvalidArgument)}
+	}
+	began, err := StartTime(os.Getpid())
+	if err != nil {
+		return err
+	}
+	a.network, err = network.Take(network.Dir(s.root, name), fmt.Sprintf("%d %d", os.Getpid(), began))
+	if err != nil || a.network == nil {
+		return err
+	}
+	a.onUndo(func() { _ = a.network.Done() })
+	a.state.NetworkDir, a.state.NetworkOffer = a.network.Place()
+	return a.state.Save(a.bundle)
+}
+
+// spawn starts the init, in new namespaces but for those made ahead.
+func (s *Native) spawn(a *attempt, ahead map[int]*os.File) error {
 	namespaces := a.compiled.New
-	if made != nil {
-		namespaces &= unix.CLONE_NEWPID
+	for t := range ahead {
+		namespaces &^= uintptr(t)
 	}
 	pidns, err := pidNamespace(a.compiled)
 	if err != nil {
@@ -308,6 +340,11 @@ func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
 			a.oom.Close()
 		}
 	})
+	if a.network != nil {
+		if err := a.network.Use(network.Container{ID: a.id, Namespace: a.state.Namespace, Bundle: a.bundle, Pid: a.process.Pid}); err != nil {
+			return err
+		}
+	}
 	if hooks := a.spec.Hooks; hooks != nil && len(hooks.CreateRuntime) > 0 {
 		if err := a.runtimeHooks(ctx, hooks.CreateRuntime); err != nil {
 			return err

@@ -21,6 +21,7 @@ import (
 
 	"github.com/peregrine-dev/peregrine/shim/cgroup"
 	"github.com/peregrine-dev/peregrine/shim/claim"
+	"github.com/peregrine-dev/peregrine/shim/network"
 )
 
 // Cleanup ends a container whose shim is dead or must be taken for it, and takes away
@@ -142,6 +143,11 @@ func (s *State) end(ctx context.Context, bundle string) (shim.StopStatus, error)
 		}
 	} else if s.Pid != 0 {
 		if err := killWait(s.Pid, s.StartTime); err != nil {
+			return status, err
+		}
+	}
+	if s.NetworkOffer != "" {
+		if err := network.Finish(s.NetworkDir, s.NetworkOffer); err != nil {
 			return status, err
 		}
 	}

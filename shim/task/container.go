@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/peregrine-dev/peregrine/shim/cgroup"
+	"github.com/peregrine-dev/peregrine/shim/network"
 )
 
 // container is one that runs natively.
@@ -29,7 +30,8 @@ type container struct {
 	ioGID      int
 	cgroup     *cgroup.Cgroup
 	oom        *cgroup.OOM
-	pidfd      *os.File // of the init
+	pidfd      *os.File       // of the init
+	network    *network.Offer // nil: none was taken
 
 	init  *process
 	state State // what the bundle has of it; initExited's, once it is kept
@@ -124,6 +126,11 @@ func (s *Native) remove(ctx context.Context, c *container) error {
 	}
 	err = s.removeCgroup(ctx, c)
 	c.pidfd.Close()
+	if c.network != nil {
+		if nerr := c.network.Done(); nerr != nil {
+			log.G(ctx).WithError(nerr).WithField("id", c.id).Warn("give up the network namespace")
+		}
+	}
 	if c.spec.Hooks != nil {
 		if herr := runHooks(ctx, reaped, "poststop", c.spec.Hooks.Poststop, c.ociState(specs.StateStopped, 0)); herr != nil {
 			log.G(ctx).WithError(herr).WithField("id", c.id).Warn("poststop")

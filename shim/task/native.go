@@ -27,6 +27,7 @@ import (
 
 // Native runs containers in cubes. It is safe for concurrent use.
 type Native struct {
+	root     string // of all profiles
 	host     *cgroup.Host
 	builder  *cube.Builder
 	appArmor bool
@@ -40,12 +41,12 @@ type Native struct {
 	anticipated *anticipated
 }
 
-// NewNative is a service without containers, which sends its events to send until done
+// NewNative is a service without containers for the parts below root, which sends its events to send until done
 // is closed. This process must reap its children through containerd's reaper.
-func NewNative(host *cgroup.Host, builder *cube.Builder, send func(event any), done <-chan struct{}) *Native {
+func NewNative(root string, host *cgroup.Host, builder *cube.Builder, send func(event any), done <-chan struct{}) *Native {
 	enabled, _ := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return &Native{
-		host: host, builder: builder, send: send,
+		root: root, host: host, builder: builder, send: send,
 		appArmor:   strings.HasPrefix(string(enabled), "Y"),
 		exits:      watchExits(done),
 		containers: map[string]*container{},
@@ -89,8 +90,7 @@ func (s *Native) Create(ctx context.Context, namespace string, r *taskapi.Create
 	if err != nil {
 		a.undo()
 		if a.hooked {
-			a.release()
-			return nil, nil, &final{err}
+			err = &final{err}
 		}
 		return nil, a.release, err
 	}

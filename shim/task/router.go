@@ -105,6 +105,9 @@ func (r *Router) create(ctx context.Context, namespace string, req *taskapi.Crea
 	if err == nil {
 		return response, r.Native, nil
 	}
+	if release != nil {
+		defer release()
+	}
 	var last *final
 	if errors.As(err, &last) {
 		return nil, nil, err
@@ -116,7 +119,6 @@ func (r *Router) create(ctx context.Context, namespace string, req *taskapi.Crea
 	}
 	log.G(ctx).WithError(err).WithField("id", req.ID).Info("running a container by the fall-back")
 	r.Count(reason)
-	defer release()
 	response, by, err := r.createFallback(ctx, namespace, req, options)
 	return response, by, err
 }

@@ -33,6 +33,9 @@ type State struct {
 	// ExitedAt and ExitStatus are of the init, once it has ended.
 	ExitedAt   time.Time
 	ExitStatus uint32
+	// NetworkOffer is the network namespace it was given, in NetworkDir; "" is none.
+	NetworkDir   string `json:",omitempty"`
+	NetworkOffer string `json:",omitempty"`
 	// Fallback is whether another runtime has the container.
 	Fallback bool `json:",omitempty"`
 }
