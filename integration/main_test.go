@@ -23,6 +23,13 @@ const bin = "../bin"
 // setUp runs the bundle on a containerd of a version until the test ends.
 func setUp(t *testing.T, version string) (*harness.Containerd, *harness.Snapshotter) {
 	t.Helper()
+	b := setUpBundle(t, version)
+	return b.Containerd, b.Snapshotter
+}
+
+// setUpBundle is setUp for who needs more of the bundle.
+func setUpBundle(t *testing.T, version string) *harness.Bundle {
+	t.Helper()
 	pooltest.NeedRoot(t)
 	leaktest.Check(t)
 	b, err := harness.StartBundle(t.Context(), cache(t), bin, version, smallPool)
@@ -34,7 +41,7 @@ func setUp(t *testing.T, version string) (*harness.Containerd, *harness.Snapshot
 			t.Error(err)
 		}
 	})
-	return b.Containerd, b.Snapshotter
+	return b
 }
 
 func smallPool(cfg *config.Config) {

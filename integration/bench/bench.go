@@ -35,12 +35,10 @@ type rounds struct {
 	end        time.Time // zero: no bound
 }
 
-// rounds are those of a plugin whose run began at a time.
-func (o Options) rounds(began time.Time) *rounds {
-	const samples = 7
+// rounds are as many as there shall be samples; a quick run ends them early, at a time.
+func (o Options) rounds(samples int, end time.Time) *rounds {
 	if o.Quick {
-		const aim = 45 * time.Second // the rest is for taking things down
-		return &rounds{want: samples, end: began.Add(aim)}
+		return &rounds{want: samples, end: end}
 	}
 	return &rounds{want: samples}
 }

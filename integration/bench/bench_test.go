@@ -53,13 +53,13 @@ func TestRounds(t *testing.T) {
 		return n
 	}
 	now := time.Now()
-	if n := count(Options{}.rounds(now)); n != 7 {
+	if n := count(Options{}.rounds(7, now)); n != 7 {
 		t.Errorf("%d rounds, want 7", n)
 	}
-	if n := count(Options{Quick: true}.rounds(now.Add(-time.Hour))); n != 1 {
+	if n := count(Options{Quick: true}.rounds(7, now.Add(-time.Hour))); n != 1 {
 		t.Errorf("%d rounds with no time left, want 1", n)
 	}
-	if n := count(Options{Quick: true}.rounds(now)); n != 7 {
+	if n := count(Options{Quick: true}.rounds(7, now.Add(time.Hour))); n != 7 {
 		t.Errorf("%d rounds with time enough, want 7", n)
 	}
 }

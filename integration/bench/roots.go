@@ -44,7 +44,7 @@ func (r *roots) with(ctx context.Context, fn func(root string) error) (err error
 		return fmt.Errorf("prepare a root on %s: %w", r.name, err)
 	}
 	after := context.WithoutCancel(ctx)
-	defer func() { err = errors.Join(err, sn.Remove(after, key), r.collect(after)) }()
+	defer func() { err = errors.Join(err, sn.Remove(after, key), collect(after, r.client)) }()
 	root := filepath.Join(r.workDir, "root")
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return err
@@ -57,9 +57,9 @@ func (r *roots) with(ctx context.Context, fn func(root string) error) (err error
 }
 
 // collect waits until containerd has deleted what was removed, so that it doesn't do so
-// while the next root is measured.
-func (r *roots) collect(ctx context.Context) error {
-	m := r.client.LeasesService()
+// while something else is measured.
+func collect(ctx context.Context, client *containerd.Client) error {
+	m := client.LeasesService()
 	lease, err := m.Create(ctx, leases.WithRandomID())
 	if err != nil {
 		return err

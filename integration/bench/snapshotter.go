@@ -70,7 +70,7 @@ func Snapshotter(ctx context.Context, o Options) (rows []Row, err error) {
 	}
 	series := map[string]map[string]Series{ours: {}, stock: {}}
 	measures := snapshotterMeasures(tar)
-	rounds := o.rounds(began)
+	rounds := o.rounds(7, began.Add(45*time.Second)) // the rest is for taking things down
 	for i := 0; rounds.next(); i++ {
 		for j, m := range measures {
 			o.Progress(fmt.Sprintf("round %d", i+1), int64(j), int64(len(measures)))

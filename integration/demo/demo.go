@@ -43,7 +43,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	if err != nil {
 		return errors.Join(err, lerr)
 	}
-	fmt.Fprintf(out, "%s\ncontainerd %s; medians of %d, by turns\n\n", bench.Machine(), harness.Versions[0], rounds)
+	fmt.Fprintf(out, "%s\ncontainerd %s; medians of %d (starts: %d), by turns\n\n", bench.Machine(), harness.Versions[0], rounds, starts)
 	return errors.Join(Print(out, rows), lerr)
 }
 
@@ -56,7 +56,12 @@ func run(ctx context.Context, o Options, image images.Image) (_ []Row, err error
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.Remove(ctx)) }()
-	return snapshotter(ctx, b, o, image)
+	files, err := snapshotter(ctx, b, o, image)
+	if err != nil {
+		return nil, err
+	}
+	life, err := shim(ctx, b, o)
+	return append(files, life...), err
 }
 
 // container runs a workload of the peregrine program in a container of its own and

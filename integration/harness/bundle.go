@@ -18,6 +18,7 @@ import (
 type Bundle struct {
 	*Containerd
 	Snapshotter *Snapshotter
+	Flashcube   *Flashcube
 
 	dir *Dir
 }
@@ -38,11 +39,18 @@ func StartBundle(ctx context.Context, cache, bin, version string, change func(*c
 	if b.Snapshotter, err = StartSnapshotter(ctx, bin, b.dir.Path, change); err != nil {
 		return nil, err
 	}
+	var shims []Shim
+	if _, err := os.Stat(filepath.Join(bin, "flashcubed")); err == nil {
+		if b.Flashcube, err = StartFlashcube(ctx, cache, bin, b.dir.Path, nil); err != nil {
+			return nil, err
+		}
+		shims = append(shims, b.Flashcube.Shim())
+	}
 	dropIn, err := b.Snapshotter.DropIn()
 	if err != nil {
 		return nil, err
 	}
-	b.Containerd, err = StartContainerd(ctx, cache, version, b.dir.Path, map[string][]byte{"baoverlay.toml": dropIn})
+	b.Containerd, err = StartContainerd(ctx, cache, version, b.dir.Path, map[string][]byte{"baoverlay.toml": dropIn}, shims...)
 	return b, err
 }
 
@@ -77,6 +85,9 @@ func (b *Bundle) Remove(ctx context.Context) error {
 	var errs error
 	if b.Containerd != nil && b.Containerd.Process != nil {
 		errs = b.Containerd.Remove(ctx)
+	}
+	if b.Flashcube != nil && b.Flashcube.Process != nil {
+		errs = errors.Join(errs, b.Flashcube.Remove())
 	}
 	if b.Snapshotter != nil && b.Snapshotter.Process != nil {
 		errs = errors.Join(errs, b.Snapshotter.Remove())

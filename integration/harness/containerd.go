@@ -25,20 +25,33 @@ type Containerd struct {
 	Namespace string // of the containers that Ctr and Client see
 
 	dir, path string
+	env       []string
 }
 
 // StartContainerd runs a containerd of a line in Versions with everything of it in
-// dir, which is on the host's disk. dropIns are files of conf.d by name.
-func StartContainerd(ctx context.Context, cache, version, dir string, dropIns map[string][]byte) (*Containerd, error) {
+// dir, which is on the host's disk. dropIns are files of conf.d by name; shims are those
+// of other runtimes than its own.
+func StartContainerd(ctx context.Context, cache, version, dir string, dropIns map[string][]byte, shims ...Shim) (*Containerd, error) {
 	path, err := stockPath(cache, version)
 	if err != nil {
 		return nil, err
+	}
+	var env []string
+	for _, shim := range shims {
+		if shim.Bin != "" {
+			bin, err := filepath.Abs(shim.Bin)
+			if err != nil {
+				return nil, err
+			}
+			path += string(filepath.ListSeparator) + bin
+		}
+		env = append(env, shim.Env...)
 	}
 	c := &Containerd{
 		Version:   version,
 		Address:   filepath.Join(dir, "c.sock"),
 		Namespace: namespaceOf(dir),
-		dir:       dir, path: path,
+		dir:       dir, path: path, env: env,
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "conf.d"), 0o700); err != nil {
 		return nil, err
@@ -68,7 +81,7 @@ func (c *Containerd) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.Process, err = start(filepath.Join(c.dir, "containerd.log"), c.path, nil, program, "--config", c.config())
+	c.Process, err = start(filepath.Join(c.dir, "containerd.log"), c.path, c.env, program, "--config", c.config())
 	if err != nil {
 		return err
 	}
@@ -94,15 +107,24 @@ func (c *Containerd) Client() (*containerd.Client, error) {
 	return containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace))
 }
 
-// Ctr runs this containerd's own ctr and returns its output; an error has it too.
-func (c *Containerd) Ctr(ctx context.Context, args ...string) (string, error) {
+// CtrCommand is a run of this containerd's own ctr.
+func (c *Containerd) CtrCommand(ctx context.Context, args ...string) (*exec.Cmd, error) {
 	program, err := lookPath("ctr", c.path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, program, append([]string{"--address", c.Address, "--namespace", c.Namespace}, args...)...)
 	cmd.Env = append(os.Environ(), "PATH="+c.path)
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	return cmd, nil
+}
+
+// Ctr runs CtrCommand and returns its output; what it says of an error is in the error.
+func (c *Containerd) Ctr(ctx context.Context, args ...string) (string, error) {
+	cmd, err := c.CtrCommand(ctx, args...)
+	if err != nil {
+		return "", err
+	}
 	var out, diagnostics bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &diagnostics
 	if err := cmd.Run(); err != nil {

@@ -6,8 +6,9 @@
 #
 #   CACHE/containerd-2.4   containerd, ctr, containerd-shim-runc-v2, from the module here
 #   CACHE/containerd-1.7   the same of the 1.7 line, from the module in containerd17/
-#   CACHE/debian           Debian's containerd 1.6, runc and busybox, unpacked and not
-#                          installed, so that nothing of the host is replaced
+#   CACHE/debian           Debian's containerd 1.6, runc, crun with the library that a
+#                          host may lack, and busybox, unpacked and not installed, so
+#                          that nothing of the host is replaced
 #   CACHE/lint             gofumpt and staticcheck, from the module in lint/
 #
 # A part is built again when what it is built from changes.
@@ -56,4 +57,4 @@ v1=github.com/containerd/containerd
 go_tools . containerd-2.4 "-X $v2/version.Version=v$(version $v2 .)"
 go_tools containerd17 containerd-1.7 "-X $v1/version.Version=v$(version $v1 containerd17)"
 go_tools lint lint ""
-debian_parts containerd runc busybox-static
+debian_parts containerd runc crun libyajl2 busybox-static

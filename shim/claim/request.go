@@ -1,6 +1,9 @@
 package claim
 
-import "unicode/utf8"
+import (
+	"strconv"
+	"unicode/utf8"
+)
 
 // Request is what a part is told of the container it is claimed for. It is in
 // claim.json in the part's directory.
@@ -11,6 +14,7 @@ type Request struct {
 	TTRPCAddress  string `json:"ttrpc_address"`  // where containerd takes events, a path
 	GRPCAddress   string `json:"grpc_address"`   // containerd's API, a path
 	PublishBinary string `json:"publish_binary"` // containerd's executable, publishes events
+	Parent        int    `json:"parent"`         // containerd's process
 	Debug         bool   `json:"debug"`          // containerd logs at level debug or trace
 }
 
@@ -31,6 +35,8 @@ func (r *Request) appendJSON(b []byte) []byte {
 		b = appendString(b, f.value)
 		b = append(b, ',')
 	}
+	b = append(append(b, `"parent":`...), strconv.Itoa(r.Parent)...)
+	b = append(b, ',')
 	if r.Debug {
 		return append(b, `"debug":true}`...)
 	}

@@ -134,7 +134,7 @@ func TestRequestJSON(t *testing.T) {
 		return b.String()
 	}
 	for range 2000 {
-		want := Request{text(), text(), text(), text(), text(), text(), r.IntN(2) == 0}
+		want := Request{text(), text(), text(), text(), text(), text(), r.IntN(1 << 22), r.IntN(2) == 0}
 		plain, err := json.Marshal(want)
 		if err != nil {
 			t.Fatal(err)

@@ -93,20 +93,15 @@ func (f *Files) Bind(m *plan.Mount, b oci.Bind, bundle string, rootPropagation u
 		return err
 	}
 	m.Proc = fs.Type == unix.PROC_SUPER_MAGIC
-	// What is mounted in the container doesn't reach the host, unless its spec shares
-	// the root with it; what is mounted in the host reaches the container as asked.
+	// What is mounted in the container doesn't reach the host; what is mounted in the host
+	// reaches the container unless its spec says otherwise.
 	all := unix.MountAttr{Attr_set: b.SetAll, Attr_clr: b.ClearAll}
-	switch {
-	case rootPropagation&unix.MS_SHARED != 0:
-	case rootPropagation&(unix.MS_PRIVATE|unix.MS_UNBINDABLE) != 0:
+	all.Propagation = unix.MS_SLAVE
+	if rootPropagation&unix.MS_PRIVATE != 0 {
 		all.Propagation = unix.MS_PRIVATE
-	default:
-		all.Propagation = unix.MS_SLAVE
 	}
-	if all != (unix.MountAttr{}) {
-		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &all); err != nil {
-			return fmt.Errorf("mount_setattr: %w", err)
-		}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &all); err != nil {
+		return fmt.Errorf("mount_setattr: %w", err)
 	}
 	if b.Set != 0 || b.Clear != 0 {
 		own := unix.MountAttr{Attr_set: b.Set, Attr_clr: b.Clear}

@@ -61,13 +61,6 @@ func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
 			return nil, None, fmt.Errorf("mask %s: %w", path, err)
 		}
 	}
-	if cwd := p.Process.Cwd; cwd != "" && cwd != "/" {
-		fd, err := provide(root, cwd, false)
-		if err != nil {
-			return nil, None, fmt.Errorf("make the working directory: %w", err)
-		}
-		unix.Close(fd)
-	}
 	console = None
 	if p.Process.Terminal {
 		if console, err = openConsole(root, &p.Process, true); err != nil {
@@ -87,11 +80,6 @@ func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
 			}
 		}
 	}
-	if p.RootReadonly {
-		if err := readonly(root); err != nil {
-			return nil, None, fmt.Errorf("make the root read-only: %w", err)
-		}
-	}
 	if err := unix.Fchdir(root); err != nil {
 		return nil, None, err
 	}
@@ -103,6 +91,15 @@ func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
 	}
 	if err := unix.Chdir("/"); err != nil {
 		return nil, None, err
+	}
+	// A path in the container by now: no link leads out of it.
+	if err := os.MkdirAll(p.Process.Cwd, 0o755); err != nil {
+		return nil, None, fmt.Errorf("make the working directory: %w", err)
+	}
+	if p.RootReadonly {
+		if err := readonly(root); err != nil {
+			return nil, None, fmt.Errorf("make the root read-only: %w", err)
+		}
 	}
 	if p.RootPropagation != 0 {
 		if err := unix.Mount("", "/", "", p.RootPropagation, ""); err != nil {

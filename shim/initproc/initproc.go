@@ -95,7 +95,12 @@ func runInit() error {
 		return err
 	}
 	reply(nil, console)
-	return program.run()
+	err = program.run()
+	// By now the container counts as started, and is told so where its program would:
+	// as runc does it.
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+	return nil
 }
 
 // receive waits for a message of a kind, and decodes the plan it carries.

@@ -164,7 +164,7 @@ func whereIs(fd int) (string, error) {
 func checkNoSymlink(root int, path string) error {
 	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
 	}
 	fd, err := unix.Openat2(root, path, &how)
 	if err == unix.ENOENT {

@@ -220,7 +220,7 @@ func rootPropagation(name string) (uintptr, error) {
 	switch name {
 	case "":
 		return 0, nil
-	case "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable":
+	case "private", "rprivate", "slave", "rslave":
 		return propagations[name], nil
 	}
 	return 0, unsupported("rootfsPropagation")

@@ -119,6 +119,9 @@ func (c *Container) mounts() error {
 			return unsupported("relative mount destination")
 		}
 		if path.Clean(m.Destination) == "/" {
+			return unsupported("mount over the root")
+		}
+		if path.Clean(m.Destination) == "/" {
 			return unsupported("mount at /") // the rest would go below it, unseen
 		}
 		o, err := parseOptions(m.Options)
@@ -128,6 +131,9 @@ func (c *Container) mounts() error {
 		if err := c.mount(m, o); err != nil {
 			return err
 		}
+	}
+	if !slices.ContainsFunc(c.Plan.Mounts, func(m plan.Mount) bool { return path.Clean(m.Destination) == "/proc" }) {
+		return unsupported("no procfs")
 	}
 	return nil
 }

@@ -107,7 +107,7 @@ func Run(ctx context.Context, c Config) (err error) {
 			}
 		},
 	}
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()))
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()), ttrpc.WithUnaryServerInterceptor(p.inNamespace))
 	if err != nil {
 		return err
 	}
@@ -253,6 +253,17 @@ func (f *first) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*task
 	return f.Router.Create(ctx, r)
 }
 
+// inNamespace has a call be of containerd's namespace: 1.6 says it when it starts a shim
+// only.
+func (p *part) inNamespace(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+	if _, ok := namespaces.Namespace(ctx); !ok {
+		if r, err := p.own(); err == nil {
+			ctx = namespaces.WithNamespace(ctx, r.Namespace)
+		}
+	}
+	return method(ctx, unmarshal)
+}
+
 // use notes that there is a container.
 func (p *part) use(bundle string) {
 	p.mu.Lock()
@@ -283,6 +294,7 @@ func (p *part) own() (*claim.Request, error) {
 			return nil, err
 		}
 	}
+	adjustOOMScore(r.Parent)
 	publisher, err := shim.NewPublisher(r.TTRPCAddress)
 	if err != nil {
 		return nil, fmt.Errorf("connect to containerd's events: %w", err)
@@ -292,6 +304,23 @@ func (p *part) own() (*claim.Request, error) {
 	p.claimed = &r
 	go p.events.forward(ctx, publisher, p.stop)
 	return p.claimed, nil
+}
+
+// adjustOOMScore has this process, and so its container unless that says otherwise, be
+// killed before containerd when memory runs out: as the stock shim has it.
+func adjustOOMScore(containerd int) {
+	const most = 1000
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", containerd))
+	if err != nil {
+		return // containerd is gone
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err == nil {
+		err = os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(min(score+1, most))), 0)
+	}
+	if err != nil {
+		log.L.WithError(err).Warn("adjust the OOM score")
+	}
 }
 
 // openLog sends the log where containerd reads it, a fifo of the bundle's, if it does.

@@ -107,7 +107,7 @@ func TestLongestSocket(t *testing.T) {
 		root string
 		fits bool
 	}{{root, true}, {root + "x", false}} {
-		claimer := claim.Claimer{Dir: claim.Profile(c.root, "default"), Shim: func() string { return "" }}
+		claimer := claim.Claimer{Dir: claim.Profile(c.root, profile), Shim: func() string { return "" }}
 		_, err := claimer.Take(&claim.Request{ID: "1", Bundle: base})
 		if tooLong := strings.Contains(err.Error(), "bytes and may have"); tooLong == c.fits {
 			t.Errorf("%d bytes: %v", len(c.root), err)
@@ -167,7 +167,7 @@ func TestKeeper(t *testing.T) {
 		}
 	}()
 	want(check.OK, "0 parts are ready")
-	if err := os.WriteFile(filepath.Join(claim.Profile(root, "default"), "failure"), []byte("no memory\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(claim.Profile(root, profile), "failure"), []byte("no memory\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	want(check.Limited, "no memory")
@@ -178,7 +178,7 @@ func TestKeeper(t *testing.T) {
 // TestStatus is readable by people and has all there is.
 func TestStatus(t *testing.T) {
 	t.Setenv("FLASHCUBE_ROOT", newRoot(t))
-	dir := claim.Profile(claim.Root(), "default")
+	dir := claim.Profile(claim.Root(), profile)
 	for _, counter := range []string{claim.Hit, claim.Hit, claim.Miss, claim.Fallback + "/hook-prestart"} {
 		if err := claim.Count(dir, counter); err != nil {
 			t.Fatal(err)

@@ -5,12 +5,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/peregrine-dev/peregrine/integration/harness"
+	"github.com/peregrine-dev/peregrine/shim/task"
 )
 
 // stock puts a containerd of a line on PATH.
@@ -28,6 +30,7 @@ func stock(t *testing.T, version string) {
 }
 
 func TestDropIn(t *testing.T) {
+	fallback := []string{task.AnnotationFallback}
 	for _, path := range []string{"", "/opt/bün/" + shimBinary} {
 		text, err := DropIn(path)
 		if err != nil {
@@ -40,6 +43,9 @@ func TestDropIn(t *testing.T) {
 					Runtimes map[string]struct {
 						Type string `toml:"runtime_type"`
 						Path string `toml:"runtime_path"`
+
+						Pod       []string `toml:"pod_annotations"`
+						Container []string `toml:"container_annotations"`
 					} `toml:"runtimes"`
 				} `toml:"containerd"`
 			} `toml:"plugins"`
@@ -49,7 +55,8 @@ func TestDropIn(t *testing.T) {
 			t.Fatalf("%v in\n%s", err, text)
 		}
 		r := got.Plugins["io.containerd.grpc.v1.cri"].Containerd.Runtimes["flashcube"]
-		if got.Version != 2 || r.Type != Runtime || r.Path != path {
+		if got.Version != 2 || r.Type != Runtime || r.Path != path ||
+			!slices.Equal(r.Pod, fallback) || !slices.Equal(r.Container, fallback) {
 			t.Errorf("%+v in\n%s", got, text)
 		}
 		if s := section(text); !strings.HasPrefix(s, "[plugins.") || !strings.Contains(s, "runtime_type") {
@@ -97,8 +104,10 @@ func TestAccepted(t *testing.T) {
 			if all, err := handlers(dump); err != nil || !all[Name] {
 				t.Errorf("knows %v, %v", all, err)
 			}
-			if !bytes.Contains(dump, []byte("/opt/bin/"+shimBinary)) || !bytes.Contains(dump, []byte(Runtime)) {
-				t.Errorf("lost the program or its type:\n%s", dump)
+			for _, text := range []string{"/opt/bin/" + shimBinary, Runtime, task.AnnotationFallback} {
+				if !bytes.Contains(dump, []byte(text)) {
+					t.Errorf("lost %s:\n%s", text, dump)
+				}
 			}
 		})
 	}

@@ -30,6 +30,9 @@ const (
 	// Runtime is its name for containerd, which makes containerd-shim-flashcube-v1 of it.
 	Runtime = "io.containerd.flashcube.v1"
 
+	// profile is the only one there is.
+	profile = "default"
+
 	unitPath = "/etc/systemd/system/flashcubed.service"
 )
 
@@ -62,7 +65,7 @@ func Plugin(ctx context.Context, bin string) (install.Plugin, error) {
 		Restart: []string{filepath.Base(unitPath)}, // parts and containers stay
 		// The root may have been there before and hold what is not ours.
 		State: []string{
-			claim.Profile(root, "default"), filepath.Join(root, pool.SocketName), filepath.Join(root, "lock"),
+			claim.Profile(root, profile), filepath.Join(root, pool.SocketName), filepath.Join(root, "lock"),
 		},
 		Dirs:    []string{root, filepath.Dir(config.DefaultPath)},
 		InUse:   func(context.Context) ([]string, error) { return inUse(root) },

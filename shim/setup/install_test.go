@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 func newRoot(t *testing.T) string {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "r")
-	if err := claim.Prepare(claim.Profile(root, "default")); err != nil {
+	if err := claim.Prepare(claim.Profile(root, profile)); err != nil {
 		t.Fatal(err)
 	}
 	return root
@@ -39,8 +39,8 @@ func newRoot(t *testing.T) string {
 // build makes a part that is ready.
 func build(t *testing.T, root, name string) {
 	t.Helper()
-	profile := claim.Profile(root, "default")
-	dir := filepath.Join(profile, claim.Building, name)
+	parts := claim.Profile(root, profile)
+	dir := filepath.Join(parts, claim.Building, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func build(t *testing.T, root, name string) {
 		<-ended
 	})
 	err := until(t.Context(), 20*time.Second, func() (bool, error) {
-		return claim.Exists(filepath.Join(profile, claim.Ready, name)), nil
+		return claim.Exists(filepath.Join(parts, claim.Ready, name)), nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +66,7 @@ func build(t *testing.T, root, name string) {
 // take claims a ready part for a container with an id.
 func take(t *testing.T, root, id string) *claim.Request {
 	t.Helper()
-	c := claim.Claimer{Dir: claim.Profile(root, "default"), Shim: func() string { return "" }}
+	c := claim.Claimer{Dir: claim.Profile(root, profile), Shim: func() string { return "" }}
 	r := &claim.Request{ID: id, Namespace: "ns", Bundle: t.TempDir()}
 	if _, err := c.Take(r); err != nil {
 		t.Fatal(err)
@@ -92,7 +92,7 @@ func TestInUse(t *testing.T) {
 	wantInUse(t, root, "container web in namespace ns")
 
 	// Its shim dies: as long as containerd has not deleted it, it needs the program.
-	claimtest.KillParts(t, claim.Profile(root, "default"))
+	claimtest.KillParts(t, claim.Profile(root, profile))
 	all, err := parts(root, claim.Claimed)
 	if err != nil || len(all) != 1 {
 		t.Fatalf("parts %v, %v", all, err)
@@ -109,7 +109,7 @@ func TestInUse(t *testing.T) {
 
 func TestInUseCold(t *testing.T) {
 	root := newRoot(t)
-	dir := filepath.Join(claim.Profile(root, "default"), claim.Claimed, "cold-1")
+	dir := filepath.Join(claim.Profile(root, profile), claim.Claimed, "cold-1")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +134,7 @@ func TestRelease(t *testing.T) {
 	}
 	// One in the making that died, and one without a process.
 	for _, state := range []string{claim.Building, claim.Ready} {
-		if err := os.Mkdir(filepath.Join(claim.Profile(root, "default"), state, "x"), 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(claim.Profile(root, profile), state, "x"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -19,16 +19,16 @@ import (
 	"github.com/peregrine-dev/peregrine/shim/claim"
 )
 
-// part is a part of any pool, see package claim.
+// part is a part of the pool, see package claim.
 type part struct {
 	dir   string
 	pid   int // its shim's, 0 if it didn't say
 	start uint64
 }
 
-// parts are those in a state, of every profile.
+// parts are those in a state.
 func parts(root, state string) ([]part, error) {
-	dirs, err := filepath.Glob(filepath.Join(root, "*", state, "*"))
+	dirs, err := filepath.Glob(filepath.Join(claim.Profile(root, profile), state, "*"))
 	if err != nil {
 		return nil, err
 	}

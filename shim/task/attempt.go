@@ -167,14 +167,10 @@ func (s *Native) decide(a *attempt) (err error) {
 // place makes the container's cgroups and starts its init there.
 func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 	linux := a.spec.Linux
-	path := linux.CgroupsPath
-	if path == "" {
-		path = "/" + a.id
-	}
-	if !filepath.IsAbs(path) {
+	if !filepath.IsAbs(linux.CgroupsPath) {
 		return oci.Unsupported{Reason: "relative cgroupsPath"} // or the systemd driver's
 	}
-	config, err := cgroup.Config(path, linux.Resources, linux.Devices)
+	config, err := cgroup.Config(linux.CgroupsPath, linux.Resources, linux.Devices)
 	if err != nil {
 		return err
 	}
@@ -290,8 +286,15 @@ func (s *Native) finish(ctx context.Context, a *attempt, namespace string, r *ta
 		return oci.Unsupported{Reason: "restore"}
 	case o.GetSystemdCgroup():
 		return oci.Unsupported{Reason: "systemd cgroup driver"}
+	case o.GetBinaryName() != "":
+		return oci.Unsupported{Reason: "runtime by name"} // which may do what no other does
 	case a.spec.Process.Terminal != r.Terminal:
 		return oci.Unsupported{Reason: "terminal"}
+	}
+	if path := o.GetShimCgroup(); path != "" {
+		if err := s.host.Enter(path, os.Getpid()); err != nil {
+			return err
+		}
 	}
 	if !o.GetNoNewKeyring() {
 		a.compiled.Plan.NewKeyring = true
@@ -314,6 +317,9 @@ func (a *attempt) furnish(ctx context.Context, namespace string, r *taskapi.Crea
 	dir := a.spec.Root.Path
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join(a.bundle, dir)
+	}
+	if len(mounts) > 0 && dir != filepath.Join(a.bundle, "rootfs") {
+		return oci.Unsupported{Reason: "root elsewhere"} // than where the mounts would be
 	}
 	root, err := cube.OpenRoot(mounts, dir)
 	if err != nil {

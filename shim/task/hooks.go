@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"time"
@@ -76,7 +77,7 @@ func runHook(ctx context.Context, run runner, h specs.Hook, state []byte, dir st
 	defer stop()
 	if err := run(&cmd); err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("hook ran past timeout: %w", ctx.Err())
+			return errors.New("hook ran past its timeout")
 		}
 		return fmt.Errorf("%w, stdout and stderr: %s", err, bytes.TrimSpace(out.Bytes()))
 	}

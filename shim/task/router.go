@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -140,6 +141,11 @@ func (r *Router) createFallback(ctx context.Context, namespace string, req *task
 	}
 	state := State{ID: req.ID, Namespace: namespace, Fallback: true}
 	if err := state.Save(req.Bundle); err != nil {
+		return nil, nil, err
+	}
+	// Hooks of the fall-back's begin where this process is: in the bundle, as the stock
+	// shim does.
+	if err := os.Chdir(req.Bundle); err != nil {
 		return nil, nil, err
 	}
 	response, err := stock.Create(ctx, req)

@@ -77,6 +77,7 @@ func start(o *options) ([]byte, error) {
 		TTRPCAddress:  either(params.TTRPCAddress, ttrpc),
 		GRPCAddress:   either(params.GRPCAddress, o.address),
 		PublishBinary: either(params.Binary, o.publishBinary),
+		Parent:        syscall.Getppid(),
 		Debug:         o.debug || params.LogLevel <= -4,
 	})
 	if err != nil {

@@ -190,7 +190,7 @@ func TestStart(t *testing.T) {
 			}
 			r := claimtest.Ask(t, address)
 			defer end(t, r)
-			c.want.ID, c.want.Namespace, c.want.Bundle = "id", "ns", h.bundle
+			c.want.ID, c.want.Namespace, c.want.Bundle, c.want.Parent = "id", "ns", h.bundle, os.Getpid()
 			if r.Claim != c.want {
 				t.Errorf("claimed for %+v, want %+v", r.Claim, c.want)
 			}

@@ -1,0 +1,54 @@
+package integration
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/peregrine-dev/peregrine/integration/bench"
+	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
+	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
+)
+
+// TestBenchShim runs the quick benchmark of the shim: all rows are there, in time.
+func TestBenchShim(t *testing.T) {
+	pooltest.NeedRoot(t)
+	leaktest.Check(t)
+	file := filepath.Join(t.TempDir(), "rows.json")
+	began := time.Now()
+	out, err := exec.CommandContext(t.Context(), bin+"/peregrine", "bench", "--quick", "--json", file, "shim").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if took := time.Since(began); took > 50*time.Second {
+		t.Errorf("a quick run took %s", took)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []bench.Row
+	if err := json.Unmarshal(text, &rows); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, r := range rows {
+		names = append(names, r.Name)
+		if r.N == 0 || r.Ours <= 0 {
+			t.Errorf("%s is %v of %d samples", r.Name, r.Ours, r.N)
+		}
+	}
+	want := []string{
+		"start-vs-runc", "start-vs-crun", "start-vs-floor", "start-above-floor-vs-runc", "start-above-floor-vs-crun",
+		"delete-vs-runc", "exec-vs-runc", "exec-to-exit-vs-runc", "burst-8-vs-crun", "burst-32-vs-runc",
+		"cold-vs-crun", "ctr-run-vs-runc", "memory-per-part",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("rows are %q, want %q", names, want)
+	}
+	nothingLeft(t)
+}
