@@ -4,7 +4,8 @@ export PEREGRINE_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/peregrine
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X github.com/peregrine-dev/peregrine/internal/version.Version=$(VERSION)
 PREFIX  ?= /usr/local
-BINARIES := peregrine containerd-baoverlay-grpc
+BINARIES := peregrine containerd-baoverlay-grpc \
+	containerd-shim-flashcube-v1 flashcube-shim flashcube-init flashcubed
 LINT    := $(PEREGRINE_CACHE)/lint
 GO      ?= go
 
@@ -24,7 +25,7 @@ stock: deps
 
 # No C in the binaries: they run in containers too.
 build: export CGO_ENABLED = 0
-build: ## build every binary into bin/
+build: ## build every binary into bin/, those of the tests too
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./,$(wildcard cmd/* */cmd/*))
 

@@ -55,6 +55,10 @@ func app() *cli.App {
 				Flags: []cli.Flag{asJSON}, Action: checkHost,
 			},
 			{
+				Name: "status", Usage: "tell how the plugins are doing",
+				Flags: []cli.Flag{asJSON}, Action: showStatus,
+			},
+			{
 				Name: "install", Usage: "register the plugins with containerd and systemd",
 				Flags: []cli.Flag{dryRun}, Action: installHost,
 			},
@@ -89,11 +93,39 @@ func checkHost(c *cli.Context) error {
 		results = append(results, found...)
 	}
 	if c.Bool("json") {
-		enc := json.NewEncoder(os.Stdout)
-		enc.SetIndent("", "  ")
-		return enc.Encode(results)
+		return printJSON(results)
 	}
 	return check.Print(os.Stdout, results)
+}
+
+func printJSON(value any) error {
+	enc := json.NewEncoder(os.Stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(value)
+}
+
+func showStatus(c *cli.Context) error {
+	reports := map[string]report{}
+	for _, p := range plugins {
+		if p.status == nil {
+			continue
+		}
+		r, err := p.status(c.Context)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		if reports[p.name] = r; c.Bool("json") {
+			continue
+		}
+		fmt.Printf("%s: ", p.name)
+		if err := r.Print(os.Stdout); err != nil {
+			return err
+		}
+	}
+	if c.Bool("json") {
+		return printJSON(reports)
+	}
+	return nil
 }
 
 func installHost(c *cli.Context) error {

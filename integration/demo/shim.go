@@ -48,10 +48,7 @@ func shim(ctx context.Context, b *harness.Bundle, o Options) ([]Row, error) {
 		for i := range runtimes {
 			r := runtimes[(i+round)%len(runtimes)]
 			o.Progress("starting containers by both", int64(2*round+i), 2*starts)
-			if err := b.Flashcube.Full(ctx); err != nil {
-				return nil, err
-			}
-			took, err := life(ctx, client, image, fmt.Sprintf("demo-%s-%d", r.name, round), r.runtime)
+			took, err := life(ctx, b, client, image, fmt.Sprintf("demo-%s-%d", r.name, round), r.runtime)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.name, err)
 			}
@@ -70,7 +67,7 @@ func shim(ctx context.Context, b *harness.Bundle, o Options) ([]Row, error) {
 
 // life starts a container, runs a process in it and deletes it. It returns how many
 // milliseconds each of that took.
-func life(ctx context.Context, client *containerd.Client, image containerd.Image, id, runtime string) (took [3]float64, err error) {
+func life(ctx context.Context, b *harness.Bundle, client *containerd.Client, image containerd.Image, id, runtime string) (took [3]float64, err error) {
 	c, err := client.NewContainer(ctx, id, containerd.WithImage(image), containerd.WithSnapshotter("overlayfs"),
 		containerd.WithNewSnapshot(id, image), containerd.WithRuntime(runtime, nil),
 		containerd.WithNewSpec(oci.WithImageConfig(image), oci.WithProcessArgs("sleep", "1000"), seccomp.WithDefaultProfile()))
@@ -78,6 +75,9 @@ func life(ctx context.Context, client *containerd.Client, image containerd.Image
 		return took, err
 	}
 	defer func() { err = errors.Join(err, c.Delete(context.WithoutCancel(ctx), containerd.WithSnapshotCleanup)) }()
+	if err := calm(ctx, b); err != nil {
+		return took, err
+	}
 	began := time.Now()
 	task, err := c.NewTask(ctx, cio.NullIO)
 	if err != nil {
@@ -105,10 +105,22 @@ func life(ctx context.Context, client *containerd.Client, image containerd.Image
 		return took, err
 	}
 	<-exited
+	if err := calm(ctx, b); err != nil {
+		return took, err
+	}
 	began = time.Now()
 	_, err = task.Delete(ctx)
 	took[2], deleted = since(began), err == nil
 	return took, err
+}
+
+// calm waits until nothing of what was done before goes on: the pool is full, and
+// containerd's next write waits for no other.
+func calm(ctx context.Context, b *harness.Bundle) error {
+	if _, err := used(b.Dir()); err != nil {
+		return err
+	}
+	return b.Flashcube.Full(ctx)
 }
 
 // runTrue runs true in a container and waits for its exit.

@@ -99,62 +99,8 @@ func sealed(name string, flags int, r io.Reader) (*os.File, error) {
 	return f, nil
 }
 
-// Cube is namespaces made ahead, with nobody in them: what an init joins. Its files are
-// its caller's to close.
-type Cube struct {
-	// Namespaces are open by their types, CLONE_NEW*.
-	Namespaces map[int]*os.File
-}
-
-// types are the namespaces of a cube. A pid namespace can't be made ahead: it ends with
-// the first process in it.
-var types = []struct {
-	flag int
-	name string
-}{
-	{unix.CLONE_NEWNS, "mnt"},
-	{unix.CLONE_NEWIPC, "ipc"},
-	{unix.CLONE_NEWUTS, "uts"},
-	{unix.CLONE_NEWNET, "net"},
-}
-
-// Prepare makes a cube. Whoever reaps the children of this process reaps its maker.
-func (b *Builder) Prepare() (_ *Cube, err error) {
-	var flags uintptr
-	for _, t := range types {
-		flags |= uintptr(t.flag)
-	}
-	maker, err := b.launch("cube", flags, nil, -1)
-	if err != nil {
-		return nil, fmt.Errorf("make a cube: %w", err)
-	}
-	defer maker.Close() // which ends it
-	text, fds, err := receive(maker.socket)
-	closeAll(fds)
-	if err != nil {
-		return nil, fmt.Errorf("make a cube: %w", err)
-	}
-	if len(text) != 1 || text[0] != initproc.Ready {
-		return nil, fmt.Errorf("make a cube: %w", decodeReply(text))
-	}
-	c := &Cube{map[int]*os.File{}}
-	for _, t := range types {
-		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", maker.Pid, t.name))
-		if err != nil {
-			c.Close()
-			return nil, fmt.Errorf("make a cube: %w", err)
-		}
-		c.Namespaces[t.flag] = f
-	}
-	return c, nil
-}
-
-// Close lets go of the namespaces: those that nobody joined are gone.
-func (c *Cube) Close() {
-	for _, f := range c.Namespaces {
-		f.Close()
-	}
-}
+// Generic are the namespaces (CLONE_NEW*) of the cubes that are made ahead.
+const Generic = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
 
 // Process is a child of this process that becomes the program of a container. What
 // becomes of it is one caller's to say; it is not for concurrent use. Whoever reaps the
@@ -164,21 +110,38 @@ type Process struct {
 	socket int
 }
 
-// Init starts the init of a container. namespaces (CLONE_NEW*) are made for it, but for
-// a pid namespace to begin in, which may be nil. cgroup is the directory of a cgroup v2
-// to begin in, or -1.
+// Init starts the init of a container, in new namespaces (CLONE_NEW*), a mount namespace
+// among them, that it makes a cube. pidns, if not nil, is of the pid namespace to begin
+// in. cgroup is the directory of a cgroup v2 to begin in, or -1.
 func (b *Builder) Init(namespaces uintptr, pidns *os.File, cgroup int) (*Process, error) {
-	p, err := b.launch("init", namespaces, pidns, cgroup)
+	args := []string{"init"}
+	if namespaces&unix.CLONE_NEWNET != 0 {
+		args = append(args, initproc.Network)
+	}
+	p, err := b.launch(args, namespaces, pidns, cgroup)
 	if err != nil {
 		return nil, fmt.Errorf("start the container's init: %w", err)
 	}
 	return p, nil
 }
 
+// Ready waits until an init has made its cube. It comes before CreateInit.
+func (p *Process) Ready() error {
+	text, fds, err := receive(p.socket)
+	closeAll(fds)
+	if err != nil {
+		return fmt.Errorf("make a cube: %w", err)
+	}
+	if len(text) != 1 || text[0] != initproc.Ready {
+		return fmt.Errorf("make a cube: %w", decodeReply(text))
+	}
+	return nil
+}
+
 // Exec starts what becomes a further process of a container. pidns is a file of the pid
 // namespace to begin in, or a pidfd of a process that is there; nil: this process's.
 func (b *Builder) Exec(pidns *os.File, cgroup int) (*Process, error) {
-	p, err := b.launch("exec", 0, pidns, cgroup)
+	p, err := b.launch([]string{"exec"}, 0, pidns, cgroup)
 	if err != nil {
 		return nil, fmt.Errorf("start a process: %w", err)
 	}
@@ -186,7 +149,7 @@ func (b *Builder) Exec(pidns *os.File, cgroup int) (*Process, error) {
 }
 
 // launch starts the init program as a child.
-func (b *Builder) launch(command string, namespaces uintptr, pidns *os.File, cgroup int) (_ *Process, err error) {
+func (b *Builder) launch(args []string, namespaces uintptr, pidns *os.File, cgroup int) (_ *Process, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -209,7 +172,7 @@ func (b *Builder) launch(command string, namespaces uintptr, pidns *os.File, cgr
 		attr.UseCgroupFD, attr.CgroupFD = true, cgroup
 	}
 	null := b.null.Fd()
-	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", b.program.Fd()), []string{"flashcube-init", command}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", b.program.Fd()), append([]string{"flashcube-init"}, args...), &syscall.ProcAttr{
 		// Preempted asynchronously, the signal's return would go through the container's
 		// seccomp filter.
 		Env:   []string{"GODEBUG=asyncpreemptoff=1", "GOMAXPROCS=1"},

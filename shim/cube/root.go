@@ -34,6 +34,12 @@ func OpenRoot(mounts []mount.Mount, dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("mount the container's root: %w", err)
 	}
+	// A copy of a shared mount is shared too: what is mounted in the container would
+	// appear in the host, and stay there.
+	slave := unix.MountAttr{Propagation: unix.MS_SLAVE}
+	if err := unix.MountSetattr(int(root.Fd()), "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &slave); err != nil {
+		return nil, errors.Join(fmt.Errorf("make the container's root a slave: %w", err), root.Close())
+	}
 	return root, nil
 }
 
@@ -92,7 +98,7 @@ func overlayRoot(m mount.Mount) (_ *os.File, err error) {
 	attr := 0
 	for _, o := range append([]string{"source=" + m.Source}, m.Options...) {
 		key, value, hasValue := strings.Cut(o, "=")
-		if len(value) > longest {
+		if len(value) > longest && key != "lowerdir" {
 			return nil, errSlow
 		}
 		switch {
@@ -106,7 +112,7 @@ func overlayRoot(m mount.Mount) (_ *os.File, err error) {
 				return nil, errSlow
 			}
 			for _, dir := range strings.Split(value, ":") {
-				if dir == "" { // "::" begins layers of data only
+				if dir == "" || len(dir) > longest { // "::" begins layers of data only
 					return nil, errSlow
 				}
 				if err = unix.FsconfigSetString(fs, "lowerdir+", dir); err != nil {

@@ -15,7 +15,7 @@ import (
 // become turns this process and a cube into the container of a plan, up to the program.
 // console is the master of its terminal, or None.
 func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
-	if err := enter(p.Join, fds); err != nil {
+	if err := enter(p, fds); err != nil {
 		return nil, None, err
 	}
 	if p.CgroupNamespace {
@@ -51,13 +51,8 @@ func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
 			return nil, None, fmt.Errorf("make %s read-only: %w", path, err)
 		}
 	}
-	null, err := unix.Open(baseNull, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, None, fmt.Errorf("open the cube's null device: %w", err)
-	}
-	defer unix.Close(null)
 	for _, path := range p.MaskedPaths {
-		if err := mask(root, null, path); err != nil {
+		if err := mask(root, path); err != nil {
 			return nil, None, fmt.Errorf("mask %s: %w", path, err)
 		}
 	}

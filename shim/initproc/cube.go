@@ -17,11 +17,13 @@ const (
 	baseProc = "/proc" // a procfs of the cube's pid namespace, that no image can fake
 	baseNull = "/null"
 	baseRoot = "/root" // the container's root goes here
-	baseTemp = "/tmp"  // where a mount is made before it moves to its place
+	// baseEmpty is a read-only mount without anything, to hide directories behind.
+	baseEmpty = "/empty"
+	baseTemp  = "/tmp" // where a mount is made before it moves to its place
 )
 
-// prepare does in new namespaces whatever any container needs and no image can
-// influence, but for what belongs to its pid namespace.
+// prepare does in a new mount namespace whatever any container needs and no image can
+// influence.
 func prepare() error {
 	unix.Umask(0)
 	// What is mounted here must not be seen in the host.
@@ -34,7 +36,7 @@ func prepare() error {
 	if err := unix.Chdir(baseDir); err != nil {
 		return err
 	}
-	for _, dir := range []string{baseProc, baseRoot, baseTemp} {
+	for _, dir := range []string{baseProc, baseRoot, baseTemp, baseEmpty} {
 		if err := unix.Mkdir("."+dir, 0o700); err != nil {
 			return fmt.Errorf("make the cube's %s: %w", dir, err)
 		}
@@ -42,47 +44,39 @@ func prepare() error {
 	if err := unix.Mknod("."+baseNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		return fmt.Errorf("make the cube's null device: %w", err)
 	}
+	if err := unix.Mount("proc", "."+baseProc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount the cube's procfs: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "."+baseEmpty, "tmpfs", unix.MS_RDONLY, "size=0,nr_inodes=2"); err != nil {
+		return fmt.Errorf("mount the cube's empty directory: %w", err)
+	}
 	if err := enterRoot(); err != nil {
 		return fmt.Errorf("enter the cube's root: %w", err)
 	}
 	return nil
 }
 
-// enter joins the namespaces of a plan, and makes the cube's root complete.
-func enter(joins []plan.Join, fds []int) error {
-	ready, network := false, true
-	for _, j := range joins {
+// enter joins the cgroups and namespaces of a plan.
+func enter(p *plan.Container, fds []int) error {
+	for _, position := range p.Cgroups {
+		fd, err := at(fds, position)
+		if err != nil {
+			return err
+		}
+		// This thread alone, without the wait that moving all of a process takes: what the
+		// others do is not the container's, and they end with execve(2).
+		if _, err := unix.Write(fd, []byte("0")); err != nil {
+			return fmt.Errorf("join the cgroups: %w", err)
+		}
+	}
+	for _, j := range p.Join {
 		fd, err := at(fds, j.FD)
 		if err != nil {
 			return err
 		}
-		switch j.Type {
-		case unix.CLONE_NEWNET:
-			network = false
-		case unix.CLONE_NEWNS:
-			ready = true
-			// It wants a thread whose root and working directory are its own.
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return err
-			}
-		}
 		if err := unix.Setns(fd, j.Type); err != nil {
 			return fmt.Errorf("join a namespace (%#x): %w", j.Type, err)
 		}
-	}
-	unix.Umask(0)
-	if !ready {
-		if err := prepare(); err != nil {
-			return err
-		}
-		if network {
-			if err := loopbackUp(); err != nil {
-				return err
-			}
-		}
-	}
-	if err := unix.Mount("proc", baseProc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount the cube's procfs: %w", err)
 	}
 	return nil
 }

@@ -1,7 +1,7 @@
 // Package initproc is what runs inside a container before its program does: the init,
-// which turns a cube into the container by a plan.Container and becomes its program; the
-// helper that brings a further process in by a plan.Exec; and the maker of a cube, which
-// prepares new namespaces and ends, for the namespaces live on with who opens them.
+// which makes its new namespaces a cube, waits, turns that into the container by a
+// plan.Container, and becomes its program; and the helper that brings a further process
+// in by a plan.Exec.
 //
 // Everything happens on the main thread: namespaces, credentials and filters belong to
 // threads. The other threads of the Go runtime do nothing of importance, and end with
@@ -32,8 +32,11 @@ const (
 	Start  = 's'
 )
 
-// Ready is the packet that the maker of a cube sends. It ends when the socket closes.
+// Ready is the packet that an init sends when its cube is made.
 const Ready = 'r'
+
+// Network is the init's second argument when its network namespace is a new one.
+const Network = "network"
 
 // Main is the program; it doesn't return. The caller holds the main thread.
 func Main(args []string) {
@@ -55,36 +58,33 @@ func run(args []string) error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("make the init not dumpable: %w", err)
 	}
-	if len(args) != 2 {
-		return errors.New("usage: flashcube-init cube|init|exec; the shim runs it")
+	if len(args) < 2 {
+		return errors.New("usage: flashcube-init init|exec; the shim runs it")
 	}
 	switch args[1] {
-	case "cube":
-		return runCube()
 	case "init":
-		return runInit()
+		return runInit(len(args) > 2 && args[2] == Network)
 	case "exec":
 		return runExec()
 	}
 	return fmt.Errorf("unknown command %q", args[1])
 }
 
-func runCube() error {
+func runInit(network bool) error {
 	if err := prepare(); err != nil {
 		return err
 	}
-	if err := loopbackUp(); err != nil {
+	if network {
+		if err := loopbackUp(); err != nil {
+			return err
+		}
+	}
+	if err := rehearse(); err != nil {
 		return err
 	}
 	if err := send([]byte{Ready}, None); err != nil {
 		return err
 	}
-	var none struct{}
-	_, err := receive(0, &none)
-	return err
-}
-
-func runInit() error {
 	var p plan.Container
 	fds, err := receive(Create, &p)
 	if err != nil {
@@ -101,6 +101,21 @@ func runInit() error {
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
 	return nil
+}
+
+// rehearse decodes a plan, so that what Go does for the first time, and the pages it
+// needs, are done with when it counts.
+func rehearse() error {
+	text, err := json.Marshal(plan.Container{
+		Cgroups: []int{1}, Join: []plan.Join{{}}, Mounts: []plan.Mount{{Propagation: []uintptr{1}}}, Devices: []plan.Device{{}},
+		MaskedPaths: []string{"/"},
+		Process:     plan.Process{Args: []string{"-"}, Groups: []uint32{1}, Rlimits: []plan.Rlimit{{}}, Seccomp: []byte{0}},
+	})
+	if err != nil {
+		return err
+	}
+	var p plan.Container
+	return json.Unmarshal(text, &p)
 }
 
 // receive waits for a message of a kind, and decodes the plan it carries.

@@ -186,7 +186,7 @@ func checkNoSymlink(root int, path string) error {
 
 // mask hides what is at a path: a file behind the null device, a directory behind an
 // empty one that can't be written. What isn't there needs no mask.
-func mask(root, null int, path string) error {
+func mask(root int, path string) error {
 	dest, err := lookup(root, path)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil
@@ -199,18 +199,11 @@ func mask(root, null int, path string) error {
 	if err := unix.Fstat(dest, &st); err != nil {
 		return err
 	}
+	with := baseNull
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		if err := unix.Mount("tmpfs", baseTemp, "tmpfs", unix.MS_RDONLY, ""); err != nil {
-			return err
-		}
-		fd, err := unix.OpenTree(unix.AT_FDCWD, baseTemp, unix.OPEN_TREE_CLOEXEC)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return move(fd, dest)
+		with = baseEmpty
 	}
-	fd, err := unix.OpenTree(null, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, with, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return err
 	}

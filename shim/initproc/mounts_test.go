@@ -188,8 +188,8 @@ func TestMountAll(t *testing.T) {
 			{"over /proc by a link", of(func(m *plan.Mount) { m.Type, m.Destination = "tmpfs", "/away" }), unix.EPERM},
 			{"in /proc", of(func(m *plan.Mount) { m.Type, m.Destination = "tmpfs", "/away/sys" }), unix.EPERM},
 			{"in /proc by dots", of(func(m *plan.Mount) { m.Type, m.Destination = "tmpfs", "/target/../proc/fs" }), unix.EPERM},
-			{"proc by a link", of(func(m *plan.Mount) { m.Type, m.Destination = "proc", "/link" }), unix.ELOOP},
-			{"sysfs by a link", of(func(m *plan.Mount) { m.Type, m.Destination = "sysfs", "/link" }), unix.ELOOP},
+			{"proc by a link", of(func(m *plan.Mount) { m.Type, m.Destination = "proc", "/link" }), unix.ENOTDIR},
+			{"sysfs by a link", of(func(m *plan.Mount) { m.Type, m.Destination = "sysfs", "/link/x" }), unix.ELOOP},
 			{"no such descriptor", of(func(m *plan.Mount) { m.FD, m.Destination = 7, "/target" }), nil},
 			{"no such filesystem", of(func(m *plan.Mount) { m.Type, m.Destination = "nofs", "/target" }), unix.ENODEV},
 		} {

@@ -6,12 +6,15 @@ package plan
 // None is a position of no file descriptor.
 const None = -1
 
-// Container makes a container of an init that is in its cgroups and pid namespace.
+// Container makes a container of an init, which has a mount namespace of its own and is
+// in the container's pid namespace.
 type Container struct {
 	ID string // names the session keyring
 
-	// Join are namespaces to enter, in this order. A mount namespace among them is a
-	// cube's, made ready; without one the init was given a new one of its own.
+	// Cgroups are positions of files that put the thread in the container's cgroups that
+	// writes 0 to them: tasks, of cgroup v1. Without them the init is there already.
+	Cgroups []int `json:",omitempty"`
+	// Join are namespaces to enter, in this order, instead of the init's own.
 	Join []Join `json:",omitempty"`
 	// CgroupNamespace has the init make one, after it was put into its cgroup.
 	CgroupNamespace bool `json:",omitempty"`

@@ -2,12 +2,15 @@ package setup
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -28,6 +31,41 @@ func TestKernel(t *testing.T) {
 				t.Errorf("%s: %s", r.Probe, r.Detail)
 			}
 		}
+	}
+}
+
+// TestProbe says what is missing, and what follows.
+func TestProbe(t *testing.T) {
+	for _, p := range kernelProbes() {
+		p.try = func() error { return unix.ENOSYS }
+		r := p.run()
+		if r.Status == check.OK || r.Detail != "function not implemented: "+p.without {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// TestAside keeps what it does from everybody else.
+func TestAside(t *testing.T) {
+	before, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := errors.New("seen")
+	err = aside(func() error {
+		if err := scratch(); err != nil {
+			return err
+		}
+		if entries, err := os.ReadDir("/run"); err != nil || len(entries) > 0 {
+			return fmt.Errorf("/run has %v, %w", entries, err)
+		}
+		return seen
+	})
+	if !errors.Is(err, seen) {
+		t.Error(err)
+	}
+	if after, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("mounts are\n%s%v, and were\n%s", after, err, before)
 	}
 }
 

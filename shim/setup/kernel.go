@@ -71,17 +71,23 @@ func kernelProbes() []probe {
 }
 
 // Kernel probes what the runtime needs of the kernel. It asks for what is used and
-// compares no versions. It leaves nothing behind and needs root.
+// compares no versions. It leaves nothing behind. Without root it can't tell.
 func Kernel() []check.Result {
+	if os.Geteuid() != 0 {
+		return []check.Result{result("kernel", check.Limited, "not probed: that needs root")}
+	}
 	var results []check.Result
 	for _, p := range kernelProbes() {
-		r := check.Result{Plugin: Name, Probe: p.name, Status: check.OK, Detail: p.works}
-		if err := p.try(); err != nil {
-			r.Status, r.Detail = p.otherwise, fmt.Sprintf("%v: %s", err, p.without)
-		}
-		results = append(results, r)
+		results = append(results, p.run())
 	}
 	return append(results, cgroups(), appArmor("/sys/module/apparmor/parameters/enabled"))
+}
+
+func (p probe) run() check.Result {
+	if err := p.try(); err != nil {
+		return result(p.name, p.otherwise, fmt.Sprintf("%v: %s", err, p.without))
+	}
+	return result(p.name, check.OK, p.works)
 }
 
 func openat2() error {

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -35,6 +36,7 @@ type attempt struct {
 	file      os.FileInfo // of config.json, as it was read
 	compiled  *oci.Container
 	process   *cube.Process // the init
+	joined    func() error  // waits until it is in the cgroup of v2
 	files     cube.Files
 	streams   *stdio.IO
 	hooked    bool   // hooks ran: nobody else may try
@@ -78,6 +80,13 @@ func (s *Native) Anticipate(ctx context.Context, namespace, id, bundle string) {
 	}
 	next := &anticipated{bundle: bundle, done: make(chan struct{})}
 	s.anticipated = next
+	if s.spare != nil {
+		s.primed.Go(func() {
+			if err := s.host.Prime(); err != nil {
+				log.G(ctx).WithError(err).Debug("prepare the kernel for a change of cgroups")
+			}
+		})
+	}
 	go func() {
 		defer close(next.done)
 		next.attempt = s.begin(ctx, namespace, id, bundle)
@@ -110,7 +119,9 @@ func (s *Native) Drop() {
 	spare, next := s.spare, s.anticipated
 	s.spare, s.anticipated = nil, nil
 	s.mu.Unlock()
+	s.primed.Wait()
 	if spare != nil {
+		s.exits.unwatch(spare.Pid)
 		spare.Close()
 	}
 	if next != nil && next.done != nil {
@@ -122,7 +133,7 @@ func (s *Native) Drop() {
 // begin does what a spec alone decides: it ends with an init in the container's cgroups
 // and pid namespace, waiting for its plan. A failure is in the attempt.
 func (s *Native) begin(ctx context.Context, namespace, id, bundle string) *attempt {
-	a := &attempt{container: &container{id: id, bundle: bundle, execs: map[string]*execProcess{}}}
+	a := &attempt{joined: func() error { return nil }, container: &container{id: id, bundle: bundle, execs: map[string]*execProcess{}}}
 	a.state = State{ID: id, Namespace: namespace}
 	a.unwatched = s.exits.begin()
 	a.onUndo(func() { a.unwatched() })
@@ -191,21 +202,18 @@ func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 			log.G(ctx).WithError(err).WithField("id", a.id).Warn("remove the cgroups of a container that wasn't created")
 		}
 	})
-	ahead := map[int]*os.File{}
-	if made := s.takeSpare(); made != nil {
-		defer made.Close()
-		maps.Copy(ahead, made.Namespaces)
-	}
 	if err := s.takeNetwork(a); err != nil {
 		return err
 	}
-	if a.network != nil {
-		ahead[unix.CLONE_NEWNET] = a.network.Namespace
-	}
-	if err := s.spawn(a, ahead); err != nil {
+	if err := s.startInit(a); err != nil {
 		return err
 	}
-	return a.files.Fill(a.compiled, ahead, a.bundle)
+	a.onUndo(a.files.Close)
+	var network *os.File
+	if a.network != nil {
+		network = a.network.Namespace
+	}
+	return a.files.Fill(a.compiled, network, a.bundle)
 }
 
 // takeNetwork takes the network namespace that a network plugin offers, if the container
@@ -231,11 +239,72 @@ func (s *Native) takeNetwork(a *attempt) (err error) {
 	return a.state.Save(a.bundle)
 }
 
-// spawn starts the init, in new namespaces but for those made ahead.
-func (s *Native) spawn(a *attempt, ahead map[int]*os.File) error {
+// startInit gives the container an init, in its cgroups or on its way there.
+func (s *Native) startInit(a *attempt) (err error) {
+	a.process = s.takeSpare(a.compiled.New)
+	if a.process == nil {
+		err = s.spawn(a)
+	} else {
+		err = a.join()
+	}
+	if a.process == nil {
+		return err
+	}
+	a.onUndo(func() {
+		a.process.Close()
+		_ = unix.Kill(a.process.Pid, unix.SIGKILL)
+		_ = a.joined()
+	})
+	if err != nil {
+		return err
+	}
+	if a.pidfd, err = cube.Pidfd(a.process.Pid); err != nil {
+		return err
+	}
+	a.onUndo(func() { a.pidfd.Close() })
+	a.state.Pid = a.process.Pid
+	a.state.StartTime, err = StartTime(a.process.Pid)
+	return err
+}
+
+// join has an init that waited elsewhere enter the container's cgroups: those of v1 by
+// itself, when it has its plan, and that of v2 from now on; joined tells when.
+func (a *attempt) join() error {
+	files, err := a.cgroup.Tasks()
+	for _, f := range files {
+		a.compiled.Plan.Cgroups = append(a.compiled.Plan.Cgroups, a.files.Add(f))
+	}
+	if err != nil {
+		return err
+	}
+	if a.compiled.Plan.Process.OOMScoreAdj == nil {
+		// It began when this process had not adjusted its own yet.
+		score, err := oomScoreAdj()
+		if err != nil {
+			return err
+		}
+		a.compiled.Plan.Process.OOMScoreAdj = &score
+	}
+	moved := make(chan error, 1)
+	go func() { moved <- a.cgroup.AddUnified(a.process.Pid) }()
+	a.joined = sync.OnceValue(func() error { return <-moved })
+	return nil
+}
+
+// oomScoreAdj is this process's.
+func oomScoreAdj() (int, error) {
+	text, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// spawn starts an init in the container's cgroups.
+func (s *Native) spawn(a *attempt) error {
 	namespaces := a.compiled.New
-	for t := range ahead {
-		namespaces &^= uintptr(t)
+	if a.network != nil {
+		namespaces &^= unix.CLONE_NEWNET
 	}
 	pidns, err := pidNamespace(a.compiled)
 	if err != nil {
@@ -255,18 +324,7 @@ func (s *Native) spawn(a *attempt, ahead map[int]*os.File) error {
 	if err != nil {
 		return err
 	}
-	a.onUndo(func() {
-		a.files.Close()
-		a.process.Close()
-		_ = unix.Kill(a.process.Pid, unix.SIGKILL)
-	})
-	if a.pidfd, err = cube.Pidfd(a.process.Pid); err != nil {
-		return err
-	}
-	a.onUndo(func() { a.pidfd.Close() })
-	a.state.Pid = a.process.Pid
-	a.state.StartTime, err = StartTime(a.process.Pid)
-	return err
+	return a.process.Ready()
 }
 
 // pidNamespace is the pid namespace to join, nil for the host's or a new one.
@@ -359,8 +417,14 @@ func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
 	if err := s.mountCgroups(a); err != nil {
 		return err
 	}
+	if a.compiled.Plan.CgroupNamespace { // which has the cgroups it is made in for its root
+		if err := a.joined(); err != nil {
+			return err
+		}
+	}
 	var group errgroup.Group
 	group.Go(a.cgroup.Set)
+	group.Go(a.joined)
 	console, err := a.process.CreateInit(&a.compiled.Plan, a.files.List())
 	if err := errors.Join(err, group.Wait()); err != nil {
 		if console != nil {

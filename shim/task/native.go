@@ -15,6 +15,7 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/protobuf"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/go-runc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -35,10 +36,11 @@ type Native struct {
 	send     func(event any)
 
 	mu         sync.Mutex
-	spare      *cube.Cube // made ahead; nil once it is used
+	spare      *cube.Process // an init made ahead; nil once it is used
 	containers map[string]*container
 	// anticipated is the first container, begun before it was asked for.
 	anticipated *anticipated
+	primed      sync.WaitGroup
 }
 
 // NewNative is a service without containers for the parts below root, which sends its events to send until done
@@ -53,25 +55,47 @@ func NewNative(root string, host *cgroup.Host, builder *cube.Builder, send func(
 	}
 }
 
-// Prepare makes a cube ahead, for the first container.
-func (s *Native) Prepare() error {
-	made, err := s.builder.Prepare()
+// Prepare makes a cube ahead, for the first container. lost is called if it ends before
+// it is used.
+func (s *Native) Prepare(lost func()) error {
+	defer s.exits.begin()()
+	spare, err := s.builder.Init(cube.Generic, nil, -1)
 	if err != nil {
 		return err
 	}
+	if err := spare.Ready(); err != nil {
+		spare.Close()
+		return err
+	}
+	s.exits.watch(spare.Pid, func(runc.Exit) { lost() })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.spare = made
+	s.spare = spare
 	return nil
 }
 
-// takeSpare is the cube that was made ahead, nil if there is none.
-func (s *Native) takeSpare() *cube.Cube {
+// Spare is the pid of the init made ahead, 0 once it is used.
+func (s *Native) Spare() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	made := s.spare
+	if s.spare == nil {
+		return 0
+	}
+	return s.spare.Pid
+}
+
+// takeSpare is the init that was made ahead, nil if there is none or it doesn't suit a
+// container with new namespaces.
+func (s *Native) takeSpare(namespaces uintptr) *cube.Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	spare := s.spare
+	if spare == nil || namespaces&unix.CLONE_NEWPID == 0 {
+		return nil
+	}
 	s.spare = nil
-	return made
+	s.exits.unwatch(spare.Pid)
+	return spare
 }
 
 // Create makes a container, up to its program. A container that is not for this service
