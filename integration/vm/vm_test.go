@@ -39,6 +39,15 @@ func TestVM(t *testing.T) {
 		cfg.Files = append(cfg.Files, vm.File{Host: testProgram(t, "snapshotter/pool"), Guest: "/usr/bin/pool.test"})
 		cfg.Smoke = append(cfg.Smoke, "smoke/20-baoverlay.sh", "smoke/30-quota.sh")
 	}
+	flashcube := true
+	for _, name := range []string{"flashcubed", "flashcube-shim", "flashcube-init", "containerd-shim-flashcube-v1"} {
+		path := built(t, name)
+		flashcube = flashcube && path != ""
+		cfg.Files = append(cfg.Files, vm.File{Host: path, Guest: "/usr/bin/" + name})
+	}
+	if flashcube {
+		cfg.Smoke = append(cfg.Smoke, "smoke/40-flashcube.sh")
+	}
 	if err := vm.Run(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -27,48 +28,84 @@ import (
 // it is frozen (ErrFailedPrecondition) or has processes (ErrNotImplemented: runc
 // decides).
 func (c *Cgroup) Create(pid int) (err error) {
-	var made []string
-	defer func() {
-		if err != nil {
-			c.undo(made, pid)
-		}
-	}()
-	c.mu.Lock()
-	r := c.resources
-	c.mu.Unlock()
-	for _, m := range c.dirs {
-		before := len(made)
-		if c.host.unified {
-			made, err = c.makeUnified(made, m.dir)
-		} else {
-			made, err = makeAll(made, m, c.host.mounts[m.subsystem].Mountpoint, r)
-		}
-		if err != nil {
-			return classify(fmt.Errorf("cannot make cgroup %s: %w", m.dir, err))
-		}
-		if len(made) == before {
-			if err := c.usable(m); err != nil {
-				return err
-			}
-		}
-	}
-	if dir, ok := c.paths["cpu"]; ok && (r.CpuRtPeriod != 0 || r.CpuRtRuntime != 0) && !c.host.unified {
-		if err := (&fs.CpuGroup{}).SetRtSched(dir, r); err != nil {
-			return classify(fmt.Errorf("cannot set the real-time budget: %w", err))
-		}
+	made, err := c.makeAll(c.dirs)
+	if err != nil {
+		return err
 	}
 	if pid <= 0 {
 		return nil
 	}
 	for _, m := range c.dirs {
 		if err := join(m.dir, pid); err != nil {
+			c.undo(made, pid)
 			return err
 		}
 	}
-	c.mu.Lock()
-	c.init = pid
-	c.mu.Unlock()
+	c.SetInit(pid)
 	return nil
+}
+
+// CreateUnified is Create(0) of the v2 hierarchy alone, for a process to be born in it
+// ([Cgroup.Dir]) before the others are made; [Cgroup.CreateOthers] makes those. Where
+// there is no v2 hierarchy it does nothing.
+func (c *Cgroup) CreateUnified() error {
+	_, err := c.makeAll(c.members(true))
+	return err
+}
+
+// CreateOthers is Create(0) of the v1 hierarchies. What CreateUnified made stays also on
+// error.
+func (c *Cgroup) CreateOthers() error {
+	_, err := c.makeAll(c.members(false))
+	return err
+}
+
+// members are those in the v2 hierarchy, or all others.
+func (c *Cgroup) members(unified bool) []member {
+	return slices.DeleteFunc(slices.Clone(c.dirs), func(m member) bool { return (m.subsystem == "") != unified })
+}
+
+// SetInit tells which process is the container's first, when it wasn't Create that moved
+// it.
+func (c *Cgroup) SetInit(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.init = pid
+}
+
+// makeAll makes the directories of members, or none, and returns those that were not
+// there, parents first.
+func (c *Cgroup) makeAll(members []member) (made []string, err error) {
+	defer func() {
+		if err != nil {
+			c.undo(made, 0)
+		}
+	}()
+	c.mu.Lock()
+	r := c.resources
+	c.mu.Unlock()
+	for _, m := range members {
+		before := len(made)
+		if c.host.unified {
+			made, err = c.makeUnified(made, m.dir)
+		} else {
+			made, err = makeDir(made, m, c.host.mounts[m.subsystem].Mountpoint, r)
+		}
+		if err != nil {
+			return made, classify(fmt.Errorf("cannot make cgroup %s: %w", m.dir, err))
+		}
+		if len(made) == before {
+			if err := c.usable(m); err != nil {
+				return made, err
+			}
+		}
+		if m.subsystem == "cpu" && (r.CpuRtPeriod != 0 || r.CpuRtRuntime != 0) {
+			if err := (&fs.CpuGroup{}).SetRtSched(m.dir, r); err != nil {
+				return made, classify(fmt.Errorf("cannot set the real-time budget: %w", err))
+			}
+		}
+	}
+	return made, nil
 }
 
 // undo takes back what Create did: made are the directories, parents first.
@@ -104,10 +141,10 @@ func (c *Cgroup) usable(m member) error {
 // parentTries bounds how often a parent that vanishes is made again.
 const parentTries = 10
 
-// makeAll makes the directory of one hierarchy and its missing parents, and
+// makeDir makes the directory of one hierarchy and its missing parents, and
 // appends those it made to made, parents first. A new cpuset has no CPUs and
 // accepts no process until it is given its parent's.
-func makeAll(made []string, m member, mountpoint string, r *cgroups.Resources) ([]string, error) {
+func makeDir(made []string, m member, mountpoint string, r *cgroups.Resources) ([]string, error) {
 	err := unix.Mkdir(m.dir, 0o755)
 	parent := filepath.Dir(m.dir)
 	// Another container's undo may remove the parent right after it was made.
@@ -115,7 +152,7 @@ func makeAll(made []string, m member, mountpoint string, r *cgroups.Resources) (
 		if parent == mountpoint || !strings.HasPrefix(parent, mountpoint+"/") {
 			return made, err
 		}
-		if made, err = makeAll(made, member{m.subsystem, parent}, mountpoint, nil); err != nil {
+		if made, err = makeDir(made, member{m.subsystem, parent}, mountpoint, nil); err != nil {
 			return made, err
 		}
 		err = unix.Mkdir(m.dir, 0o755)

@@ -1,18 +1,15 @@
 package cgroup
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
 
 // Tasks opens, in every v1 hierarchy, the file by which a thread enters the cgroup by
 // itself: the one that writes "0" to it. That takes no lock and so has none of the wait
 // that Add may mean ([Host.Prime]). For a process about to execve(2) it is enough that
-// its main thread enters: the others end there. What the v2 hierarchy needs is
-// [Cgroup.AddUnified]'s. The files are the caller's, also with an error.
+// its main thread enters: the others end there. Into the v2 hierarchy it is
+// best born ([Cgroup.Dir]). The files are the caller's, also with an error.
 func (c *Cgroup) Tasks() (files []*os.File, err error) {
 	for _, m := range c.dirs {
 		if m.subsystem == "" {
@@ -27,19 +24,12 @@ func (c *Cgroup) Tasks() (files []*os.File, err error) {
 	return files, nil
 }
 
-// AddUnified moves the container's init into the cgroup of the v2 hierarchy; where there
-// is none it does nothing. It may wait as Add does.
+// AddUnified moves a process into the cgroup of the v2 hierarchy; where there is none it
+// does nothing. It may wait as Add does.
 func (c *Cgroup) AddUnified(pid int) error {
-	c.mu.Lock()
-	c.init = pid
-	c.mu.Unlock()
 	dir, ok := c.paths[""]
 	if !ok {
 		return nil
 	}
-	err := join(dir, pid)
-	if errors.Is(err, unix.ESRCH) {
-		return classify(err)
-	}
-	return err
+	return join(dir, pid)
 }

@@ -208,6 +208,20 @@ func enterPidns(pidns *os.File) (restore func(), err error) {
 	}, nil
 }
 
+// EnterCgroups has an init enter cgroups by their files (see cgroup.Cgroup.Tasks), which
+// stay the caller's. It comes before CreateInit.
+func (p *Process) EnterCgroups(files []*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	if err := sendFDs(p.socket, initproc.Enter, fds); err != nil {
+		return err
+	}
+	_, err := answer(p.socket)
+	return err
+}
+
 // CreateInit has an init become a container, up to its program. files are what the plan
 // names; they stay the caller's. console is the master of the container's terminal if
 // it has one, and the caller's to close.
@@ -318,11 +332,15 @@ func send(socket int, kind byte, p any, files []*os.File) error {
 	for _, f := range files {
 		fds = append(fds, int(f.Fd()))
 	}
-	err = retry(func() error {
+	return sendFDs(socket, kind, fds)
+}
+
+func sendFDs(socket int, kind byte, fds []int) error {
+	err := retry(func() error {
 		return unix.Sendmsg(socket, []byte{kind}, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
 	})
 	if err != nil {
-		return fmt.Errorf("send the plan: the container's init is gone: %w", err)
+		return fmt.Errorf("send the plan: the process is gone: %w", err)
 	}
 	return nil
 }

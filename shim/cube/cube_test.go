@@ -237,7 +237,7 @@ func TestExec(t *testing.T) {
 	if y, err = x.exec(p, true); err != nil {
 		t.Fatal(err)
 	}
-	y.Close()
+	y.letGo()
 	if got := y.wait(); got != 0 {
 		t.Errorf("status %d", got)
 	}
@@ -353,7 +353,7 @@ func TestLetGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	x.Close()
+	x.letGo()
 	if out := x.rest(); out != "" || x.wait() != 0 {
 		t.Errorf("%q, status %d", out, x.wait())
 	}

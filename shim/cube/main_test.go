@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -44,6 +45,7 @@ type box struct {
 	out      *os.File // what it prints
 	console  *os.File
 	reaped   bool
+	closed   sync.Once
 	status   unix.WaitStatus
 }
 
@@ -173,12 +175,20 @@ func (x *box) reap() {
 	x.reaped = true
 }
 
-func (x *box) end() {
-	x.Close()
+// letGo closes it once: the number of the descriptor is soon another's.
+func (x *box) letGo() { x.closed.Do(func() { x.Close() }) }
+
+// stop kills it; what it printed can be read yet.
+func (x *box) stop() {
 	if !x.reaped {
 		_ = unix.Kill(x.Pid, unix.SIGKILL)
 		x.reap()
 	}
+}
+
+func (x *box) end() {
+	x.letGo()
+	x.stop()
 	x.out.Close()
 	if x.console != nil {
 		x.console.Close()

@@ -139,29 +139,29 @@ func overlayRoot(m mount.Mount) (_ *os.File, err error) {
 // anyRoot mounts the way containerd does, in a mount namespace that lives as long as it
 // takes.
 func anyRoot(mounts []mount.Mount) (root *os.File, err error) {
+	dir, err := os.MkdirTemp("", "flashcube-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(dir) // here, where nothing is mounted on it
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		// Never unlocked: the thread, and with it the namespace, ends with the goroutine.
 		runtime.LockOSThread()
-		root, err = mountAside(mounts)
+		root, err = mountAside(mounts, dir)
 	}()
 	<-done
 	return root, err
 }
 
-func mountAside(mounts []mount.Mount) (*os.File, error) {
+func mountAside(mounts []mount.Mount, dir string) (*os.File, error) {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return nil, fmt.Errorf("unshare: %w", err)
 	}
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return nil, fmt.Errorf("make the mounts slaves: %w", err)
 	}
-	dir, err := os.MkdirTemp("", "flashcube-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.Remove(dir) // busy in this namespace only
 	if err := mount.All(mounts, dir); err != nil {
 		return nil, err
 	}

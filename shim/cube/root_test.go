@@ -62,6 +62,7 @@ func overlay(tb testing.TB, dir string, lower []string, options ...string) mount
 
 func TestOpenRoot(t *testing.T) {
 	dir := tmpfs(t)
+	t.Setenv("TMPDIR", t.TempDir())
 	plain := layers(t, filepath.Join(dir, "plain"), 300)
 	odd := layers(t, filepath.Join(dir, "odd"), 2)
 	for i, name := range []string{`with,comma`, `back\slash`} {
@@ -149,9 +150,12 @@ func TestOpenRoot(t *testing.T) {
 func BenchmarkOpenRoot(b *testing.B) {
 	dir := tmpfs(b)
 	plain := layers(b, dir+"/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots", 30)
-	for _, n := range []int{1, 3, 10, 30} {
-		m := []mount.Mount{overlay(b, fmt.Sprintf("%s/%d", dir, n), plain[:n])}
-		b.Run(fmt.Sprint(n, "layers"), func(b *testing.B) {
+	for _, c := range []struct {
+		n       int
+		options []string // these have it mounted aside
+	}{{1, nil}, {3, nil}, {10, nil}, {30, nil}, {10, []string{"nosuid"}}} {
+		m := []mount.Mount{overlay(b, fmt.Sprintf("%s/%d", dir, c.n), plain[:c.n], c.options...)}
+		b.Run(fmt.Sprint(c.n, "layers", strings.Join(c.options, "")), func(b *testing.B) {
 			for b.Loop() {
 				root, err := cube.OpenRoot(m, "")
 				if err != nil {

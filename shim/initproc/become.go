@@ -15,7 +15,7 @@ import (
 // become turns this process and a cube into the container of a plan, up to the program.
 // console is the master of its terminal, or None.
 func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
-	if err := enter(p, fds); err != nil {
+	if err := enter(p.Join, fds); err != nil {
 		return nil, None, err
 	}
 	if p.CgroupNamespace {

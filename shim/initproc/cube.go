@@ -56,20 +56,22 @@ func prepare() error {
 	return nil
 }
 
-// enter joins the cgroups and namespaces of a plan.
-func enter(p *plan.Container, fds []int) error {
-	for _, position := range p.Cgroups {
-		fd, err := at(fds, position)
-		if err != nil {
-			return err
-		}
-		// This thread alone, without the wait that moving all of a process takes: what the
-		// others do is not the container's, and they end with execve(2).
+// enterCgroups joins cgroups by their files, this thread alone: that needs none of the
+// wait that moving all of a process takes. What the others do is not the container's, and
+// they end with execve(2).
+func enterCgroups(fds []int) error {
+	for _, fd := range fds {
 		if _, err := unix.Write(fd, []byte("0")); err != nil {
 			return fmt.Errorf("join the cgroups: %w", err)
 		}
+		unix.Close(fd)
 	}
-	for _, j := range p.Join {
+	return nil
+}
+
+// enter joins the namespaces of a plan.
+func enter(joins []plan.Join, fds []int) error {
+	for _, j := range joins {
 		fd, err := at(fds, j.FD)
 		if err != nil {
 			return err

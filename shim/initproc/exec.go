@@ -11,9 +11,15 @@ import (
 // runExec brings a process into a running container. The shim has put this process in
 // the container's pid namespace and cgroups already.
 func runExec() error {
-	var p plan.Exec
-	fds, err := receive(Exec, &p)
+	kind, fds, err := receive()
 	if err != nil {
+		return err
+	}
+	if kind != Exec {
+		return fmt.Errorf("message %q where a plan is due", kind)
+	}
+	var p plan.Exec
+	if fds, err = decode(fds, &p); err != nil {
 		return err
 	}
 	program, console, err := join(&p, fds)

@@ -25,8 +25,10 @@ import (
 const Socket = 3
 
 // Messages of the shim, each one packet. Create and Exec carry file descriptors: a
-// memfd with the plan as JSON, then those the plan names.
+// memfd with the plan as JSON, then those the plan names. Enter carries those of files
+// only; it may come before Create, once. All are answered.
 const (
+	Enter  = 'g' // files that put the thread that writes 0 to them in the container's cgroups
 	Create = 'c'
 	Exec   = 'e'
 	Start  = 's'
@@ -85,9 +87,22 @@ func runInit(network bool) error {
 	if err := send([]byte{Ready}, None); err != nil {
 		return err
 	}
-	var p plan.Container
-	fds, err := receive(Create, &p)
+	kind, fds, err := receive()
+	if err == nil && kind == Enter {
+		if err := enterCgroups(fds); err != nil {
+			return err
+		}
+		reply(nil, None)
+		kind, fds, err = receive()
+	}
 	if err != nil {
+		return err
+	}
+	if kind != Create {
+		return fmt.Errorf("message %q where a plan is due", kind)
+	}
+	var p plan.Container
+	if fds, err = decode(fds, &p); err != nil {
 		return err
 	}
 	program, console, err := become(&p, fds)
@@ -107,7 +122,7 @@ func runInit(network bool) error {
 // needs, are done with when it counts.
 func rehearse() error {
 	text, err := json.Marshal(plan.Container{
-		Cgroups: []int{1}, Join: []plan.Join{{}}, Mounts: []plan.Mount{{Propagation: []uintptr{1}}}, Devices: []plan.Device{{}},
+		Join: []plan.Join{{}}, Mounts: []plan.Mount{{Propagation: []uintptr{1}}}, Devices: []plan.Device{{}},
 		MaskedPaths: []string{"/"},
 		Process:     plan.Process{Args: []string{"-"}, Groups: []uint32{1}, Rlimits: []plan.Rlimit{{}}, Seccomp: []byte{0}},
 	})
@@ -118,33 +133,38 @@ func rehearse() error {
 	return json.Unmarshal(text, &p)
 }
 
-// receive waits for a message of a kind, and decodes the plan it carries.
-func receive(kind byte, into any) (fds []int, err error) {
+// receive waits for a message.
+func receive() (kind byte, fds []int, err error) {
 	var buf [16]byte
 	oob := make([]byte, unix.CmsgSpace(256*4))
 	n, oobn, _, _, err := retry5(func() (int, int, int, unix.Sockaddr, error) {
 		return unix.Recvmsg(Socket, buf[:], oob, unix.MSG_CMSG_CLOEXEC)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("receive from the shim: %w", err)
+		return 0, nil, fmt.Errorf("receive from the shim: %w", err)
 	}
 	if n == 0 { // the shim is gone
 		os.Exit(0)
 	}
-	if n != 1 || buf[0] != kind {
-		return nil, fmt.Errorf("message %q where %q is due", buf[:n], kind)
+	if n != 1 {
+		return 0, nil, fmt.Errorf("message %q: %w", buf[:n], unix.EBADMSG)
 	}
 	cmsgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	for _, m := range cmsgs {
 		more, err := unix.ParseUnixRights(&m)
 		if err != nil {
-			return nil, err
+			return 0, nil, err
 		}
 		fds = append(fds, more...)
 	}
+	return buf[0], fds, nil
+}
+
+// decode reads the plan that is the first of a message's files, and returns the others.
+func decode(fds []int, into any) ([]int, error) {
 	if len(fds) == 0 {
 		return nil, errors.New("a message without its plan")
 	}

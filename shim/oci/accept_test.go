@@ -5,6 +5,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -134,10 +135,16 @@ func TestPropagation(t *testing.T) {
 		"unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
 	} {
 		c := compile(t, func(s *specs.Spec) {
-			s.Linux.RootfsPropagation = name
+			if strings.HasSuffix(name, "private") || strings.HasSuffix(name, "slave") {
+				s.Linux.RootfsPropagation = name
+			}
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/m", Source: "/s", Options: []string{"bind", name, "shared"}})
 		})
-		if c.Plan.RootPropagation != flag || !slices.Equal(last(c).Propagation, []uintptr{flag, unix.MS_SHARED}) {
+		root := flag
+		if flag&(unix.MS_PRIVATE|unix.MS_SLAVE) == 0 {
+			root = 0
+		}
+		if c.Plan.RootPropagation != root || !slices.Equal(last(c).Propagation, []uintptr{flag, unix.MS_SHARED}) {
 			t.Errorf("%s: %+v", name, c.Plan)
 		}
 	}
@@ -153,6 +160,7 @@ func TestMounts(t *testing.T) {
 			{Destination: "/sys/fs/cgroup", Type: "cgroup", Options: []string{"ro"}},
 			{Destination: "/c2", Type: "cgroup2"},
 			{Destination: "/dev/", Source: "/dev", Options: []string{"rbind"}},
+			{Destination: "/proc", Type: "proc"},
 		}
 	})
 	if m := c.Plan.Mounts[0]; !m.ReadonlyAfter || m.Flags != 0 {

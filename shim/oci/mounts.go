@@ -121,9 +121,6 @@ func (c *Container) mounts() error {
 		if path.Clean(m.Destination) == "/" {
 			return unsupported("mount over the root")
 		}
-		if path.Clean(m.Destination) == "/" {
-			return unsupported("mount at /") // the rest would go below it, unseen
-		}
 		o, err := parseOptions(m.Options)
 		if err != nil {
 			return err

@@ -35,10 +35,15 @@ var refused = []struct {
 	{"time offsets", "time namespace", func(s *specs.Spec) { s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"monotonic": {}} }},
 	{"net devices", "netDevices", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }},
 	{"memory policy", "memoryPolicy", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }},
-	{"hook prestart", "hook prestart", func(s *specs.Spec) { s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{}}} }}, //nolint:staticcheck // deprecated, and in use
+	{"hook prestart", "hook prestart", func(s *specs.Spec) {
+		s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{}}} //nolint:staticcheck // deprecated, and in use
+	}},
 	{"hook createContainer", "hook createContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{}}} }},
 	{"hook startContainer", "hook startContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{}}} }},
 	{"propagation", "rootfsPropagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "sideways" }},
+	{"shared root", "rootfsPropagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "shared" }},
+	{"unbindable root", "rootfsPropagation", func(s *specs.Spec) { s.Linux.RootfsPropagation = "runbindable" }},
+	{"no procfs", "no procfs", func(s *specs.Spec) { s.Mounts = s.Mounts[1:] }},
 	{"masked", "relative path to protect", func(s *specs.Spec) { s.Linux.MaskedPaths = []string{"proc/kcore"} }},
 	{"readonly", "relative path to protect", func(s *specs.Spec) { s.Linux.ReadonlyPaths = []string{""} }},
 
@@ -70,7 +75,7 @@ var refused = []struct {
 	{"idmapped mount", "idmapped mount", mounted(specs.Mount{Destination: "/m", Type: "bind", UIDMappings: []specs.LinuxIDMapping{{}}})},
 	{"idmapped groups", "idmapped mount", mounted(specs.Mount{Destination: "/m", Type: "bind", GIDMappings: []specs.LinuxIDMapping{{}}})},
 	{"relative destination", "relative mount destination", mounted(specs.Mount{Destination: "m", Type: "tmpfs"})},
-	{"mount at /", "mount at /", mounted(specs.Mount{Destination: "/../", Type: "tmpfs"})},
+	{"mount at /", "mount over the root", mounted(specs.Mount{Destination: "/../", Type: "tmpfs"})},
 	{"filesystem", "filesystem", mounted(specs.Mount{Destination: "/m", Type: "ext4", Source: "/dev/sda"})},
 	{"overlay", "filesystem", mounted(specs.Mount{Destination: "/m", Type: "overlay", Source: "overlay"})},
 	{"bind by type only", "filesystem", mounted(specs.Mount{Destination: "/m", Type: "bind", Source: "/s"})},

@@ -124,21 +124,16 @@ func Run(ctx context.Context, c Config) (err error) {
 
 // prepare does ahead whatever can be, and enters the pool.
 func (p *part) prepare() error {
-	if err := p.native.Prepare(p.end); err != nil {
-		return err
-	}
 	if err := rehearse(); err != nil {
 		return err
 	}
-	if err := p.writePids(p.native.Spare()); err != nil {
+	if err := p.writePids(); err != nil {
 		return err
 	}
 	debug.FreeOSMemory()
 	// It was built behind all else on the host; what runs in the container is not to be.
-	for _, pid := range []int{p.native.Spare(), os.Getpid()} {
-		if err := priority.Normal(pid); err != nil {
-			return err
-		}
+	if err := priority.Normal(os.Getpid()); err != nil {
+		return err
 	}
 	building, err := p.path()
 	if err != nil {

@@ -11,9 +11,6 @@ const None = -1
 type Container struct {
 	ID string // names the session keyring
 
-	// Cgroups are positions of files that put the thread in the container's cgroups that
-	// writes 0 to them: tasks, of cgroup v1. Without them the init is there already.
-	Cgroups []int `json:",omitempty"`
 	// Join are namespaces to enter, in this order, instead of the init's own.
 	Join []Join `json:",omitempty"`
 	// CgroupNamespace has the init make one, after it was put into its cgroup.

@@ -2,14 +2,11 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -17,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/shim/cgroup"
@@ -36,7 +32,6 @@ type attempt struct {
 	file      os.FileInfo // of config.json, as it was read
 	compiled  *oci.Container
 	process   *cube.Process // the init
-	joined    func() error  // waits until it is in the cgroup of v2
 	files     cube.Files
 	streams   *stdio.IO
 	hooked    bool   // hooks ran: nobody else may try
@@ -80,13 +75,6 @@ func (s *Native) Anticipate(ctx context.Context, namespace, id, bundle string) {
 	}
 	next := &anticipated{bundle: bundle, done: make(chan struct{})}
 	s.anticipated = next
-	if s.spare != nil {
-		s.primed.Go(func() {
-			if err := s.host.Prime(); err != nil {
-				log.G(ctx).WithError(err).Debug("prepare the kernel for a change of cgroups")
-			}
-		})
-	}
 	go func() {
 		defer close(next.done)
 		next.attempt = s.begin(ctx, namespace, id, bundle)
@@ -113,17 +101,12 @@ func (s *Native) anticipation(id, bundle string) *attempt {
 	return a
 }
 
-// Drop takes back what was made ahead and nobody used.
+// Drop takes back what was begun and nobody asked for.
 func (s *Native) Drop() {
 	s.mu.Lock()
-	spare, next := s.spare, s.anticipated
-	s.spare, s.anticipated = nil, nil
+	next := s.anticipated
+	s.anticipated = nil
 	s.mu.Unlock()
-	s.primed.Wait()
-	if spare != nil {
-		s.exits.unwatch(spare.Pid)
-		spare.Close()
-	}
 	if next != nil && next.done != nil {
 		<-next.done
 		next.attempt.undo()
@@ -133,7 +116,9 @@ func (s *Native) Drop() {
 // begin does what a spec alone decides: it ends with an init in the container's cgroups
 // and pid namespace, waiting for its plan. A failure is in the attempt.
 func (s *Native) begin(ctx context.Context, namespace, id, bundle string) *attempt {
-	a := &attempt{joined: func() error { return nil }, container: &container{id: id, bundle: bundle, execs: map[string]*execProcess{}}}
+	a := &attempt{container: &container{
+		id: id, bundle: bundle, execs: map[string]*execProcess{},
+	}}
 	a.state = State{ID: id, Namespace: namespace}
 	a.unwatched = s.exits.begin()
 	a.onUndo(func() { a.unwatched() })
@@ -194,18 +179,10 @@ func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 		return err
 	}
 	a.onUndo(func() { _ = a.state.remove(a.bundle) })
-	if err := a.cgroup.Create(0); err != nil {
-		return err
-	}
-	a.onUndo(func() {
-		if err := s.removeCgroup(ctx, a.container); err != nil {
-			log.G(ctx).WithError(err).WithField("id", a.id).Warn("remove the cgroups of a container that wasn't created")
-		}
-	})
 	if err := s.takeNetwork(a); err != nil {
 		return err
 	}
-	if err := s.startInit(a); err != nil {
+	if err := s.startInit(ctx, a); err != nil {
 		return err
 	}
 	a.onUndo(a.files.Close)
@@ -239,92 +216,99 @@ func (s *Native) takeNetwork(a *attempt) (err error) {
 	return a.state.Save(a.bundle)
 }
 
-// startInit gives the container an init, in its cgroups or on its way there.
-func (s *Native) startInit(a *attempt) (err error) {
-	a.process = s.takeSpare(a.compiled.New)
-	if a.process == nil {
-		err = s.spawn(a)
-	} else {
-		err = a.join()
+// startInit gives the container an init, in cgroups made for it. To move a process there
+// would wait for an RCU grace period, many milliseconds: the init is born in the cgroup
+// of v2, and enters those of v1 by itself.
+func (s *Native) startInit(ctx context.Context, a *attempt) error {
+	if err := a.cgroup.CreateUnified(); err != nil {
+		return err
 	}
-	if a.process == nil {
+	a.onUndo(func() {
+		if a.cgroup == nil {
+			return
+		}
+		if err := s.removeCgroup(ctx, a.container); err != nil {
+			log.G(ctx).WithError(err).WithField("id", a.id).Warn("remove the cgroups of a container that wasn't created")
+		}
+	})
+	born, err := s.spawn(a)
+	if err != nil {
 		return err
 	}
 	a.onUndo(func() {
 		a.process.Close()
 		_ = unix.Kill(a.process.Pid, unix.SIGKILL)
-		_ = a.joined()
 	})
-	if err != nil {
-		return err
-	}
+	a.cgroup.SetInit(a.process.Pid)
 	if a.pidfd, err = cube.Pidfd(a.process.Pid); err != nil {
 		return err
 	}
 	a.onUndo(func() { a.pidfd.Close() })
 	a.state.Pid = a.process.Pid
-	a.state.StartTime, err = StartTime(a.process.Pid)
-	return err
-}
-
-// join has an init that waited elsewhere enter the container's cgroups: those of v1 by
-// itself, when it has its plan, and that of v2 from now on; joined tells when.
-func (a *attempt) join() error {
-	files, err := a.cgroup.Tasks()
-	for _, f := range files {
-		a.compiled.Plan.Cgroups = append(a.compiled.Plan.Cgroups, a.files.Add(f))
-	}
-	if err != nil {
+	if a.state.StartTime, err = StartTime(a.process.Pid); err != nil {
 		return err
 	}
-	if a.compiled.Plan.Process.OOMScoreAdj == nil {
-		// It began when this process had not adjusted its own yet.
-		score, err := oomScoreAdj()
-		if err != nil {
+	// While the init begins, the others are made.
+	if err := a.cgroup.CreateOthers(); err != nil {
+		// They may be another's, whose processes live on: only the one of v2 is to go.
+		unified, ok := a.cgroup.Paths()[""]
+		a.cgroup = nil
+		if ok {
+			a.cgroup, _ = s.host.Load(map[string]string{"": unified})
+		}
+		return err
+	}
+	if !born {
+		if err := a.cgroup.AddUnified(a.process.Pid); err != nil {
 			return err
 		}
-		a.compiled.Plan.Process.OOMScoreAdj = &score
 	}
-	moved := make(chan error, 1)
-	go func() { moved <- a.cgroup.AddUnified(a.process.Pid) }()
-	a.joined = sync.OnceValue(func() error { return <-moved })
-	return nil
+	return a.enterCgroups()
 }
 
-// oomScoreAdj is this process's.
-func oomScoreAdj() (int, error) {
-	text, err := os.ReadFile("/proc/self/oom_score_adj")
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(string(text)))
-}
-
-// spawn starts an init in the container's cgroups.
-func (s *Native) spawn(a *attempt) error {
+// spawn starts the init; born is whether it is in the cgroup of v2, or there is none.
+func (s *Native) spawn(a *attempt) (born bool, err error) {
 	namespaces := a.compiled.New
 	if a.network != nil {
 		namespaces &^= unix.CLONE_NEWNET
 	}
 	pidns, err := pidNamespace(a.compiled)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if pidns != nil {
 		defer pidns.Close()
 	}
-	err = a.cgroup.Spawn(func(dir int) (int, error) {
-		p, err := s.builder.Init(namespaces, pidns, dir)
-		if err != nil {
-			return 0, err
-		}
-		a.process = p
-		return p.Pid, nil
-	})
+	dir, err := a.cgroup.Dir()
+	if errdefs.IsNotImplemented(err) { // v1 alone
+		a.process, err = s.builder.Init(namespaces, pidns, -1)
+		return true, err
+	}
 	if err != nil {
+		return false, err
+	}
+	defer dir.Close()
+	if a.process, err = s.builder.Init(namespaces, pidns, int(dir.Fd())); err == nil {
+		return true, nil
+	}
+	// The cgroup's limits or its place may forbid a birth, where they don't forbid entry.
+	a.process, err = s.builder.Init(namespaces, pidns, -1)
+	return false, err
+}
+
+// enterCgroups has the init enter the cgroups of v1.
+func (a *attempt) enterCgroups() error {
+	if err := a.process.Ready(); err != nil {
 		return err
 	}
-	return a.process.Ready()
+	files, err := a.cgroup.Tasks()
+	if err == nil && len(files) > 0 {
+		err = a.process.EnterCgroups(files)
+	}
+	for _, f := range files {
+		f.Close()
+	}
+	return err
 }
 
 // pidNamespace is the pid namespace to join, nil for the host's or a new one.
@@ -394,7 +378,7 @@ func (a *attempt) furnish(ctx context.Context, namespace string, r *taskapi.Crea
 	return a.files.Streams(&a.compiled.Plan.Process, a.streams.Child())
 }
 
-// fill turns the init into the container. Limits are set at the same time.
+// fill turns the init into the container. Limits are set then.
 func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
 	if a.oom, err = a.cgroup.OOM(); err != nil && !errdefs.IsFailedPrecondition(err) {
 		return err
@@ -417,16 +401,13 @@ func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
 	if err := s.mountCgroups(a); err != nil {
 		return err
 	}
-	if a.compiled.Plan.CgroupNamespace { // which has the cgroups it is made in for its root
-		if err := a.joined(); err != nil {
-			return err
-		}
-	}
-	var group errgroup.Group
-	group.Go(a.cgroup.Set)
-	group.Go(a.joined)
 	console, err := a.process.CreateInit(&a.compiled.Plan, a.files.List())
-	if err := errors.Join(err, group.Wait()); err != nil {
+	if err == nil {
+		// Not at the same time: while the rules for devices are written there are moments
+		// in which the init couldn't make them.
+		err = a.cgroup.Set()
+	}
+	if err != nil {
 		if console != nil {
 			console.Close()
 		}

@@ -39,6 +39,7 @@ func Cleanup(ctx context.Context, namespace, id, bundle string) (shim.StopStatus
 	state, err := LoadState(bundle)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // there was never a container
+		err = nil
 	case err != nil:
 		return status, err
 	case state.Fallback:
@@ -132,8 +133,10 @@ func (s *State) end(ctx context.Context, bundle string) (shim.StopStatus, error)
 				log.G(ctx).WithError(err).Warn("kill the container's processes")
 			}
 		}
-		if err := killWait(s.Pid, s.StartTime); err != nil {
-			return status, err
+		if s.Pid != 0 {
+			if err := killWait(s.Pid, s.StartTime); err != nil {
+				return status, err
+			}
 		}
 		const longest = 4 * time.Second
 		bounded, cancel := context.WithTimeout(ctx, longest)

@@ -97,6 +97,9 @@ func (s *Native) initExited(ctx context.Context, c *container, e runc.Exit) {
 		}
 	}
 	c.running.Wait()
+	// Delete, which may come as soon as the exit is known, waits for the rest.
+	c.init.op.Lock()
+	defer c.init.op.Unlock()
 	c.init.exited(e)
 	status, at := c.init.exit()
 	c.state.ExitStatus, c.state.ExitedAt = status, at

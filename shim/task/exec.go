@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	eventstypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -103,7 +102,7 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 			_ = unix.Kill(helper.Pid, unix.SIGKILL)
 		}
 	}()
-	io, err := stdio.Open(ctx, "", e.id, e.stdio, c.ioUID, c.ioGID)
+	io, err := stdio.Open(ctx, c.state.Namespace, e.id, e.stdio, c.ioUID, c.ioGID)
 	if err != nil {
 		return 0, err
 	}
@@ -146,21 +145,20 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 
 // spawnExec starts a process in the container's cgroups and pid namespace.
 func (s *Native) spawnExec(c *container) (helper *cube.Process, err error) {
-	var pidns *os.File
-	if c.ownPids {
-		pidns = c.pidfd
-	}
 	c.frozen.RLock()
 	defer c.frozen.RUnlock()
 	if status, _ := c.init.state(); status != tasktypes.Status_RUNNING {
 		return nil, fmt.Errorf("the container is %s: %w", word(status), errdefs.ErrFailedPrecondition)
 	}
 	err = c.cgroup.Spawn(func(dir int) (int, error) {
-		if helper, err = s.builder.Exec(pidns, dir); err != nil {
+		if helper, err = s.builder.Exec(c.pidfd, dir); err != nil {
 			return 0, err
 		}
 		return helper.Pid, nil
 	})
+	if err != nil && helper != nil {
+		helper.Close()
+	}
 	return helper, err
 }
 
@@ -203,6 +201,8 @@ func (s *Native) deleteExec(ctx context.Context, c *container, id string) (*task
 	if err != nil {
 		return nil, err
 	}
+	e.op.Lock() // it may be about to start
+	defer e.op.Unlock()
 	status, pid := e.state()
 	if status != tasktypes.Status_STOPPED && pid != 0 {
 		return nil, fmt.Errorf("cannot delete a %s process: %w", word(status), errdefs.ErrFailedPrecondition)

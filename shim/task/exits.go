@@ -72,10 +72,3 @@ func (e *exits) watch(pid int, f func(runc.Exit)) {
 	}
 	e.watched[pid] = f
 }
-
-// unwatch undoes watch: an exit from now on is an early one.
-func (e *exits) unwatch(pid int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.watched, pid)
-}

@@ -58,24 +58,18 @@ func runHook(ctx context.Context, run runner, h specs.Hook, state []byte, dir st
 		defer cancel()
 	}
 	var out bytes.Buffer
-	cmd := exec.Cmd{
-		Path: h.Path, Args: h.Args, Env: h.Env, Dir: dir,
-		Stdin: bytes.NewReader(state), Stdout: &out, Stderr: &out,
+	// It must not be waited for longer than it may take, nor what it left behind.
+	cmd := exec.CommandContext(ctx, h.Path)
+	cmd.WaitDelay = time.Second
+	if len(h.Args) > 0 {
+		cmd.Args = h.Args
 	}
-	if len(cmd.Args) == 0 {
-		cmd.Args = []string{h.Path}
-	}
+	cmd.Env, cmd.Dir = h.Env, dir
 	if cmd.Env == nil {
 		cmd.Env = []string{}
 	}
-	// A hook must not be waited for longer than it may take.
-	stop := context.AfterFunc(ctx, func() {
-		if p := cmd.Process; p != nil {
-			_ = p.Kill()
-		}
-	})
-	defer stop()
-	if err := run(&cmd); err != nil {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(state), &out, &out
+	if err := run(cmd); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 		if ctx.Err() != nil {
 			return errors.New("hook ran past its timeout")
 		}

@@ -15,7 +15,6 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/pkg/protobuf"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/go-runc"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -36,11 +35,9 @@ type Native struct {
 	send     func(event any)
 
 	mu         sync.Mutex
-	spare      *cube.Process // an init made ahead; nil once it is used
 	containers map[string]*container
 	// anticipated is the first container, begun before it was asked for.
 	anticipated *anticipated
-	primed      sync.WaitGroup
 }
 
 // NewNative is a service without containers for the parts below root, which sends its events to send until done
@@ -53,49 +50,6 @@ func NewNative(root string, host *cgroup.Host, builder *cube.Builder, send func(
 		exits:      watchExits(done),
 		containers: map[string]*container{},
 	}
-}
-
-// Prepare makes a cube ahead, for the first container. lost is called if it ends before
-// it is used.
-func (s *Native) Prepare(lost func()) error {
-	defer s.exits.begin()()
-	spare, err := s.builder.Init(cube.Generic, nil, -1)
-	if err != nil {
-		return err
-	}
-	if err := spare.Ready(); err != nil {
-		spare.Close()
-		return err
-	}
-	s.exits.watch(spare.Pid, func(runc.Exit) { lost() })
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.spare = spare
-	return nil
-}
-
-// Spare is the pid of the init made ahead, 0 once it is used.
-func (s *Native) Spare() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.spare == nil {
-		return 0
-	}
-	return s.spare.Pid
-}
-
-// takeSpare is the init that was made ahead, nil if there is none or it doesn't suit a
-// container with new namespaces.
-func (s *Native) takeSpare(namespaces uintptr) *cube.Process {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	spare := s.spare
-	if spare == nil || namespaces&unix.CLONE_NEWPID == 0 {
-		return nil
-	}
-	s.spare = nil
-	s.exits.unwatch(spare.Pid)
-	return spare
 }
 
 // Create makes a container, up to its program. A container that is not for this service
@@ -130,8 +84,8 @@ func (f *final) Unwrap() error { return f.error }
 
 func (s *Native) get(id string) (*container, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	c, ok := s.containers[id]
+	s.mu.Unlock()
 	if !ok {
 		return nil, fmt.Errorf("container not created: %w", errdefs.ErrNotFound)
 	}
@@ -202,6 +156,9 @@ func (s *Native) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi
 	}
 	c.init.op.Lock()
 	defer c.init.op.Unlock()
+	if _, err := s.get(r.ID); err != nil { // somebody else was faster
+		return nil, err
+	}
 	if err := s.remove(ctx, c); err != nil {
 		return nil, err
 	}
@@ -255,7 +212,7 @@ func (s *Native) Kill(_ context.Context, r *taskapi.KillRequest) (*emptypb.Empty
 	} else {
 		err = p.kill(signal)
 	}
-	if err == nil && signal == unix.SIGKILL {
+	if err == nil && signal == unix.SIGKILL && r.ExecID == "" {
 		// What is frozen can't die.
 		err = c.cgroup.Thaw()
 	}
