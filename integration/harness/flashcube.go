@@ -154,6 +154,20 @@ func (f *Flashcube) Ready() int { return f.count(claim.Ready) }
 // belongs to it.
 func (f *Flashcube) Parts() ([][]int, error) { return f.parts(claim.Ready) }
 
+// Claimed are those of the parts that belong to a container, or did.
+func (f *Flashcube) Claimed() ([][]int, error) { return f.parts(claim.Claimed) }
+
+// Pool are those of the ready parts and the part in the making.
+func (f *Flashcube) Pool() ([][]int, error) {
+	building, err := f.parts(claim.Building)
+	if err != nil {
+		return nil, err
+	}
+	// In this order: a part in the making may get ready meanwhile.
+	ready, err := f.parts(claim.Ready)
+	return append(building, ready...), err
+}
+
 func (f *Flashcube) parts(state string) (parts [][]int, err error) {
 	files, err := filepath.Glob(filepath.Join(f.pool(state), "*", claim.PidFile))
 	if err != nil {

@@ -107,6 +107,7 @@ const Generic = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.
 // children of this process learns of its end.
 type Process struct {
 	Pid    int
+	Pidfd  *os.File // open until Close
 	socket int
 }
 
@@ -167,7 +168,8 @@ func (b *Builder) launch(args []string, namespaces uintptr, pidns *os.File, cgro
 		}
 		defer restore()
 	}
-	attr := &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true}
+	pidfd := -1
+	attr := &syscall.SysProcAttr{Cloneflags: namespaces, Setsid: true, PidFD: &pidfd}
 	if cgroup >= 0 {
 		attr.UseCgroupFD, attr.CgroupFD = true, cgroup
 	}
@@ -183,7 +185,7 @@ func (b *Builder) launch(args []string, namespaces uintptr, pidns *os.File, cgro
 	if err != nil {
 		return nil, err
 	}
-	return &Process{pid, pair[0]}, nil
+	return &Process{pid, os.NewFile(uintptr(pidfd), "pidfd"), pair[0]}, nil
 }
 
 // enterPidns has children of this thread, and of it alone, begin in a pid namespace.
@@ -259,7 +261,14 @@ func (p *Process) Start() error {
 }
 
 // Close lets go of the process: one whose program doesn't run yet ends.
-func (p *Process) Close() error { return unix.Close(p.socket) }
+func (p *Process) Close() error { return errors.Join(unix.Close(p.socket), p.Pidfd.Close()) }
+
+// Signal sends a signal. To a process that has ended it is ESRCH; its pid may be
+// another's by then.
+func (p *Process) Signal(signal unix.Signal) error {
+	err := unix.PidfdSendSignal(int(p.Pidfd.Fd()), signal, nil, 0)
+	return os.NewSyscallError("pidfd_send_signal", err)
+}
 
 // answer is the init's reply, with a file or without.
 func answer(socket int) (*os.File, error) {

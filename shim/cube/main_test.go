@@ -198,10 +198,11 @@ func (x *box) end() {
 // exec brings a further process in.
 func (x *box) exec(p plan.Process, pidns bool) (*box, error) {
 	x.tb.Helper()
-	pidfd, err := cube.Pidfd(x.Pid)
+	fd, err := unix.PidfdOpen(x.Pid, 0)
 	if err != nil {
 		x.tb.Fatal(err)
 	}
+	pidfd := os.NewFile(uintptr(fd), "pidfd")
 	var files cube.Files
 	defer files.Close()
 	var in *os.File

@@ -269,6 +269,9 @@ func mountConsole(root, slave int) error {
 		return fmt.Errorf("/dev/console: %w", err)
 	}
 	defer unix.Close(dest)
+	if err := checkProc(dest, false); err != nil {
+		return fmt.Errorf("/dev/console: %w", err)
+	}
 	tree, err := unix.OpenTree(slave, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return fmt.Errorf("/dev/console: %w", err)

@@ -49,6 +49,11 @@ func Process(p *specs.Process, filter *specs.LinuxSeccomp) (plan.Process, error)
 	if err != nil {
 		return none, err
 	}
+	// Who has it in a container could look into a process on its way into it, which has
+	// the host's root still.
+	if (caps.Bounding|caps.Permitted|caps.Effective|caps.Inheritable|caps.Ambient)&capabilityBits["CAP_SYS_PTRACE"] != 0 {
+		return none, unsupported("CAP_SYS_PTRACE")
+	}
 	out := plan.Process{
 		Args: p.Args, Env: env, Cwd: p.Cwd,
 		Stdio:    [3]int{plan.None, plan.None, plan.None},

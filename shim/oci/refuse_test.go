@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"strings"
@@ -36,7 +37,10 @@ var refused = []struct {
 	{"net devices", "netDevices", func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth0": {}} }},
 	{"memory policy", "memoryPolicy", func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }},
 	{"hook prestart", "hook prestart", func(s *specs.Spec) {
-		s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{}}} //nolint:staticcheck // deprecated, and in use
+		// The field is deprecated, and in use.
+		if err := json.Unmarshal([]byte(`{"prestart":[{"path":"/x"}]}`), &s.Hooks); err != nil {
+			panic(err)
+		}
 	}},
 	{"hook createContainer", "hook createContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{}}} }},
 	{"hook startContainer", "hook startContainer", func(s *specs.Spec) { s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{}}} }},

@@ -2,6 +2,7 @@ package seccomp
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -180,9 +181,49 @@ func (p *policy) check(s *slot, wide bool) error {
 			if p.rules[i].ret != p.rules[j].ret && !disjoint(p.rules[i].conds, p.rules[j].conds, wide) {
 				return fmt.Errorf("seccomp rules of one system call overlap with different actions, use runc: %w", errdefs.ErrNotImplemented)
 			}
+			a, b := p.rules[i].conds, p.rules[j].conds
+			if !(plain(a) && plain(b)) && !apart(a, b) {
+				return fmt.Errorf("seccomp rules of one system call compare its arguments by order, use runc: %w", errdefs.ErrNotImplemented)
+			}
 		}
 	}
 	return nil
+}
+
+// plain is whether conditions are of equality only. libseccomp 2.5 gets some unions of
+// others wrong, and its filter may deny what the section allows.
+func plain(conds []cond) bool {
+	return !slices.ContainsFunc(conds, func(c cond) bool { return c.op != opEqual && c.op != opMasked })
+}
+
+// apart is whether two rules have one condition each, on the same argument, by which
+// they can't both match: such unions libseccomp gets right.
+func apart(a, b []cond) bool {
+	if len(a) != 1 || len(b) != 1 || a[0].arg != b[0].arg {
+		return false
+	}
+	aLow, aHigh, aOK := a[0].interval()
+	bLow, bHigh, bOK := b[0].interval()
+	return aOK && bOK && (aHigh < bLow || bHigh < aLow)
+}
+
+// interval is from where to where a condition holds; ok is false if it isn't one
+// interval, or empty.
+func (c cond) interval() (low, high uint64, ok bool) {
+	const most = ^uint64(0)
+	switch c.op {
+	case opEqual:
+		return c.value, c.value, true
+	case opLess:
+		return 0, c.value - 1, c.value > 0
+	case opLessEqual:
+		return 0, c.value, true
+	case opGreater:
+		return c.value + 1, most, c.value < most
+	case opGreaterEqual:
+		return c.value, most, true
+	}
+	return 0, 0, false
 }
 
 // disjoint says whether no call can match both, as far as different values

@@ -236,16 +236,16 @@ func (s *Native) startInit(ctx context.Context, a *attempt) error {
 		return err
 	}
 	a.onUndo(func() {
+		_ = a.process.Signal(unix.SIGKILL)
 		a.process.Close()
-		_ = unix.Kill(a.process.Pid, unix.SIGKILL)
 	})
 	a.cgroup.SetInit(a.process.Pid)
-	if a.pidfd, err = cube.Pidfd(a.process.Pid); err != nil {
-		return err
-	}
-	a.onUndo(func() { a.pidfd.Close() })
+	a.pidfd = a.process.Pidfd
 	a.state.Pid = a.process.Pid
 	if a.state.StartTime, err = StartTime(a.process.Pid); err != nil {
+		return err
+	}
+	if err := a.state.Save(a.bundle); err != nil {
 		return err
 	}
 	// While the init begins, the others are made.

@@ -128,7 +128,6 @@ func (s *Native) remove(ctx context.Context, c *container) error {
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("close the streams")
 	}
 	err = s.removeCgroup(ctx, c)
-	c.pidfd.Close()
 	if c.network != nil {
 		if nerr := c.network.Done(); nerr != nil {
 			log.G(ctx).WithError(nerr).WithField("id", c.id).Warn("give up the network namespace")

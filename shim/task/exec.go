@@ -25,6 +25,9 @@ func (c *container) addExec(id string, spec []byte, streams stdio.Config) error 
 		return err
 	}
 	p.Terminal = streams.Terminal
+	if status, _ := c.init.state(); status != tasktypes.Status_RUNNING && status != tasktypes.Status_CREATED {
+		return fmt.Errorf("cannot exec in a %s container: %w", word(status), errdefs.ErrFailedPrecondition)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.execs[id]; ok {
@@ -98,8 +101,8 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 	}
 	defer func() {
 		if err != nil {
-			helper.Close() // which ends it
-			_ = unix.Kill(helper.Pid, unix.SIGKILL)
+			_ = helper.Signal(unix.SIGKILL)
+			helper.Close()
 		}
 	}()
 	io, err := stdio.Open(ctx, c.state.Namespace, e.id, e.stdio, c.ioUID, c.ioGID)

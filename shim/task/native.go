@@ -214,7 +214,9 @@ func (s *Native) Kill(_ context.Context, r *taskapi.KillRequest) (*emptypb.Empty
 	}
 	if err == nil && signal == unix.SIGKILL && r.ExecID == "" {
 		// What is frozen can't die.
-		err = c.cgroup.Thaw()
+		if err = c.cgroup.Thaw(); errdefs.IsFailedPrecondition(err) { // no freezer
+			err = nil
+		}
 	}
 	return &emptypb.Empty{}, err
 }

@@ -2,8 +2,8 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -36,6 +36,7 @@ type process struct {
 // launched is a process one step from its program.
 type launched interface {
 	Start() error
+	Signal(unix.Signal) error
 	Close() error
 }
 
@@ -104,13 +105,11 @@ func (p *process) kill(signal unix.Signal) error {
 	if p.status == tasktypes.Status_STOPPED {
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
-	// It is our child, and not reaped while we hold the lock without a word of its exit:
-	// a pid that was given anew would be seen as ESRCH or be another child's.
-	err := unix.Kill(p.pid, signal)
-	if err == unix.ESRCH {
+	err := p.launched.Signal(signal)
+	if errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
-	return os.NewSyscallError("kill", err)
+	return err
 }
 
 // drain waits for the rest of its output, and lets go of the streams. What a process
