@@ -29,6 +29,8 @@ type lives struct {
 	*shimUnderTest
 	bundle *harness.Bundle
 	before leak.State
+	// orphans are directories of claimed parts that flashcubed is to remove.
+	orphans map[string]bool
 	late   int // kills that came when the life was over
 }
 
@@ -37,7 +39,7 @@ func newLives(t *testing.T) *lives {
 	t.Helper()
 	b := setUpBundle(t, "2.4")
 	image := busybox(t)
-	l := &lives{bundle: b, shimUnderTest: &shimUnderTest{b.Containerd, harness.FlashcubeRuntime, image.Name}}
+	l := &lives{bundle: b, orphans: map[string]bool{}, shimUnderTest: &shimUnderTest{b.Containerd, harness.FlashcubeRuntime, image.Name}}
 	ctr(t, l.Containerd, "image", "import", image.Archive)
 	l.unpack(t, "overlayfs")
 	c := l.newContainer(t, l.connect(t), "first")
@@ -51,7 +53,7 @@ func newLives(t *testing.T) *lives {
 	if l.before, err = leak.Look(); err != nil {
 		t.Fatal(err)
 	}
-	l.settle(t, false)
+	l.settle(t, patience, false)
 	return l
 }
 
@@ -234,12 +236,13 @@ func (x *life) bury(ctx context.Context) (code int, err error) {
 }
 
 // settle waits until nothing of a container is left, and fails the test when something
-// stays. With hurry, parts whose claimer was killed are told to end: else they wait a
-// minute for their container.
-func (l *lives) settle(t *testing.T, hurry bool) {
+// stays. With orphans, there may be new ones.
+func (l *lives) settle(t *testing.T, longest time.Duration, orphans bool) {
 	t.Helper()
-	told := map[int]bool{}
-	for end := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(longest); ; time.Sleep(5 * time.Millisecond) {
+		if orphans {
+			l.adopt()
+		}
 		left, err := l.left()
 		if err != nil {
 			t.Fatal(err)
@@ -253,20 +256,29 @@ func (l *lives) settle(t *testing.T, hurry bool) {
 			}
 			return
 		}
-		if !hurry {
-			continue
+	}
+}
+
+// adopt looks for claimed parts that containerd knows nothing of, since they or their
+// claimers were killed. One that lives would end in a minute: it is told to. A dead one
+// is removed by flashcubed in a minute: it is one of the orphans.
+func (l *lives) adopt() {
+	parts, _ := filepath.Glob(filepath.Join(l.claimed(), "*"))
+	for _, part := range parts {
+		text, err := os.ReadFile(filepath.Join(part, claim.PidFile))
+		var pid int
+		if err == nil {
+			_, err = fmt.Sscan(string(text), &pid)
 		}
-		claimed, err := l.bundle.Flashcube.Claimed()
-		if err != nil {
-			continue // it is being written
-		}
-		for _, pids := range claimed {
-			if !told[pids[0]] {
-				told[pids[0]] = true
-				_ = unix.Kill(pids[0], unix.SIGTERM)
-			}
+		if errors.Is(err, fs.ErrNotExist) || err == nil && unix.Kill(pid, unix.SIGTERM) == unix.ESRCH {
+			l.orphans[part] = true
 		}
 	}
+}
+
+// claimed is the directory of claimed parts.
+func (l *lives) claimed() string {
+	return filepath.Join(claim.Profile(l.bundle.Flashcube.Root, "default"), claim.Claimed)
 }
 
 // bundles is the directory of bundles, in containerd's state, or of their working
@@ -277,16 +289,15 @@ func (l *lives) bundles(where string) string {
 
 // left lists what is there of containers.
 func (l *lives) left() (left []string, err error) {
-	for _, dir := range []string{
-		filepath.Join(claim.Profile(l.bundle.Flashcube.Root, "default"), claim.Claimed),
-		l.bundles("state"), l.bundles("root"),
-	} {
+	for _, dir := range []string{l.claimed(), l.bundles("state"), l.bundles("root")} {
 		entries, err := os.ReadDir(dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 		for _, e := range entries {
-			left = append(left, filepath.Join(dir, e.Name()))
+			if path := filepath.Join(dir, e.Name()); !l.orphans[path] {
+				left = append(left, path)
+			}
 		}
 	}
 	now, err := leak.Look()

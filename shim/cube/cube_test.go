@@ -225,7 +225,7 @@ func TestExec(t *testing.T) {
 	for name, args := range map[string][]string{
 		"no such file or directory":          {"/no/such"},
 		"executable file not found in $PATH": {"nothing"},
-		"is a directory":                     {"/tmp"},
+		"\"/tmp\": permission denied":        {"/tmp"},
 	} {
 		p.Args = args
 		if _, err := x.exec(p, true); err == nil || !strings.Contains(err.Error(), name) {

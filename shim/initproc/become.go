@@ -87,13 +87,17 @@ func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
 	if err := unix.Chdir("/"); err != nil {
 		return nil, None, err
 	}
+	// No working directory is to be found among them.
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 	// A path in the container by now: no link leads out of it.
 	if err := os.MkdirAll(p.Process.Cwd, 0o755); err != nil {
 		return nil, None, fmt.Errorf("make the working directory: %w", err)
 	}
 	if p.RootReadonly {
-		if err := readonly(root); err != nil {
-			return nil, None, fmt.Errorf("make the root read-only: %w", err)
+		if err := protectMount(unix.AT_FDCWD, "/"); err != nil {
+			return nil, None, err
 		}
 	}
 	if p.RootPropagation != 0 {

@@ -47,7 +47,7 @@ func prepare() error {
 	if err := unix.Mount("proc", "."+baseProc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount the cube's procfs: %w", err)
 	}
-	if err := unix.Mount("tmpfs", "."+baseEmpty, "tmpfs", unix.MS_RDONLY, "size=0,nr_inodes=2"); err != nil {
+	if err := unix.Mount("tmpfs", "."+baseEmpty, "tmpfs", unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("mount the cube's empty directory: %w", err)
 	}
 	if err := enterRoot(); err != nil {

@@ -62,6 +62,9 @@ func join(p *plan.Exec, fds []int) (*program, int, error) {
 	if err := unix.Setns(pidfd, all); err != nil {
 		return nil, None, fmt.Errorf("join the container's namespaces: %w", err)
 	}
+	for _, fd := range fds {
+		unix.Close(fd)
+	}
 	console := None
 	if p.Process.Terminal {
 		root, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -320,7 +320,7 @@ func executable(file string) error {
 		return fmt.Errorf("stat %s: %w", file, err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return unix.EISDIR
+		return unix.EACCES // as execve(2) has it
 	}
 	// A filter may not know faccessat2: then this goes by the file's mode.
 	return unix.Faccessat(unix.AT_FDCWD, file, unix.X_OK, unix.AT_EACCESS)

@@ -123,6 +123,11 @@ func onlyLinux(s *specs.Spec) error {
 		case len(h.StartContainer) > 0:
 			return unsupported("hook startContainer")
 		}
+		for _, hook := range slices.Concat(h.CreateRuntime, h.Poststart, h.Poststop) {
+			if !path.IsAbs(hook.Path) {
+				return unsupported("relative hook path")
+			}
+		}
 	}
 	return nil
 }

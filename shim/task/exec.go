@@ -183,7 +183,8 @@ func (c *container) execPlan(e *execProcess) (*plan.Exec, error) {
 	spec.User.Umask = of.User.Umask
 	p, err := oci.Process(&spec, c.spec.Linux.Seccomp)
 	if err != nil {
-		return nil, fmt.Errorf("exec failed: %w", err)
+		// Of no class: there is nobody to fall back to.
+		return nil, fmt.Errorf("exec failed: %v", err)
 	}
 	return &plan.Exec{Process: p, Keyring: c.keyring}, nil
 }

@@ -185,7 +185,7 @@ func TestOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	class("delete twice", remove(""), errdefs.IsNotFound)
-	if got := s.sent(); got != "Create ExecAdded Start Paused ExecAdded Resumed Paused Exit Delete" {
+	if got := s.sent(); got != "Create ExecAdded Start Paused Resumed Paused Exit Delete" {
 		t.Error(got)
 	}
 }
