@@ -99,8 +99,56 @@ func sealed(name string, flags int, r io.Reader) (*os.File, error) {
 	return f, nil
 }
 
-// Generic are the namespaces (CLONE_NEW*) of the cubes that are made ahead.
-const Generic = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
+// Cube is namespaces made ahead, with nobody in them: what an init joins.
+type Cube struct {
+	// Namespaces are open by their types, CLONE_NEW*, until Close.
+	Namespaces map[int]*os.File
+}
+
+// types are the namespaces of a cube. A pid namespace can't be made ahead: it ends with
+// the first process in it.
+var types = []struct {
+	flag int
+	name string
+}{
+	{unix.CLONE_NEWNS, "mnt"},
+	{unix.CLONE_NEWIPC, "ipc"},
+	{unix.CLONE_NEWUTS, "uts"},
+	{unix.CLONE_NEWNET, "net"},
+}
+
+// Cube makes one. Whoever reaps the children of this process reaps its maker.
+func (b *Builder) Cube() (_ *Cube, err error) {
+	var flags uintptr
+	for _, t := range types {
+		flags |= uintptr(t.flag)
+	}
+	maker, err := b.launch([]string{"cube"}, flags, nil, -1)
+	if err != nil {
+		return nil, fmt.Errorf("make a cube: %w", err)
+	}
+	defer maker.Close() // which ends it
+	if err := maker.Ready(); err != nil {
+		return nil, fmt.Errorf("make a cube: %w", err)
+	}
+	c := &Cube{map[int]*os.File{}}
+	for _, t := range types {
+		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", maker.Pid, t.name))
+		if err != nil {
+			c.Close()
+			return nil, fmt.Errorf("make a cube: %w", err)
+		}
+		c.Namespaces[t.flag] = f
+	}
+	return c, nil
+}
+
+// Close lets go of the namespaces: those that nobody joined are gone.
+func (c *Cube) Close() {
+	for _, f := range c.Namespaces {
+		f.Close()
+	}
+}
 
 // Process is a child of this process that becomes the program of a container. What
 // becomes of it is one caller's to say; it is not for concurrent use. Whoever reaps the
@@ -111,13 +159,17 @@ type Process struct {
 	socket int
 }
 
-// Init starts the init of a container, in new namespaces (CLONE_NEW*), a mount namespace
-// among them, that it makes a cube. pidns, if not nil, is of the pid namespace to begin
-// in. cgroup is the directory of a cgroup v2 to begin in, or -1.
+// Init starts the init of a container, in new namespaces (CLONE_NEW*): with a mount
+// namespace among them it makes its own cube, else its plan has one to join. pidns, if not
+// nil, is of the pid namespace to begin in. cgroup is the directory of a cgroup v2 to
+// begin in, or -1.
 func (b *Builder) Init(namespaces uintptr, pidns *os.File, cgroup int) (*Process, error) {
 	args := []string{"init"}
+	if namespaces&unix.CLONE_NEWNS != 0 {
+		args = append(args, initproc.OwnCube)
+	}
 	if namespaces&unix.CLONE_NEWNET != 0 {
-		args = append(args, initproc.Network)
+		args = append(args, initproc.OwnNetwork)
 	}
 	p, err := b.launch(args, namespaces, pidns, cgroup)
 	if err != nil {
@@ -126,15 +178,15 @@ func (b *Builder) Init(namespaces uintptr, pidns *os.File, cgroup int) (*Process
 	return p, nil
 }
 
-// Ready waits until an init has made its cube. It comes before CreateInit.
+// Ready waits until an init takes its plan. It comes before EnterCgroups and CreateInit.
 func (p *Process) Ready() error {
 	text, fds, err := receive(p.socket)
 	closeAll(fds)
 	if err != nil {
-		return fmt.Errorf("make a cube: %w", err)
+		return fmt.Errorf("wait for a process to begin: %w", err)
 	}
 	if len(text) != 1 || text[0] != initproc.Ready {
-		return fmt.Errorf("make a cube: %w", decodeReply(text))
+		return fmt.Errorf("wait for a process to begin: %w", decodeReply(text))
 	}
 	return nil
 }

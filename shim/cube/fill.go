@@ -32,20 +32,25 @@ func (f *Files) Close() {
 }
 
 // Fill opens everything of the host that a container's plan names, but for its root and
-// streams, and puts the positions into the plan. network, if not nil, is to be joined
-// instead of a new network namespace. Relative sources are the bundle's.
-func (f *Files) Fill(c *oci.Container, network *os.File, bundle string) error {
+// streams, and puts the positions into the plan. Of the namespaces that were made ahead,
+// by type, it takes those the container has of its own. Relative sources are the
+// bundle's.
+func (f *Files) Fill(c *oci.Container, ahead map[int]*os.File, bundle string) error {
 	for _, b := range c.Binds {
 		if err := f.Bind(&c.Plan.Mounts[b.Mount], b, bundle, c.Plan.RootPropagation); err != nil {
 			return fmt.Errorf("bind %s at %s: %w", b.Source, c.Plan.Mounts[b.Mount].Destination, err)
 		}
 	}
-	if network != nil {
-		file, err := dup(network)
+	for _, t := range types {
+		ns := ahead[t.flag]
+		if ns == nil || c.New&uintptr(t.flag) == 0 {
+			continue
+		}
+		file, err := dup(ns)
 		if err != nil {
 			return err
 		}
-		c.Plan.Join = append(c.Plan.Join, plan.Join{FD: f.Add(file), Type: unix.CLONE_NEWNET})
+		c.Plan.Join = append(c.Plan.Join, plan.Join{FD: f.Add(file), Type: t.flag})
 	}
 	for _, ns := range c.Join {
 		if ns.Type == unix.CLONE_NEWPID {

@@ -65,17 +65,25 @@ func usual(tb testing.TB, script string) *specs.Spec {
 	return &s
 }
 
-// begin makes a container up to its program, with the namespaces it needs or of what could
-// have been made ahead.
-func begin(tb testing.TB, b *cube.Builder, s *specs.Spec, generic bool) (*box, error) {
+// begin makes a container up to its program, of new namespaces or of a cube made ahead.
+func begin(tb testing.TB, b *cube.Builder, s *specs.Spec, ahead bool) (*box, error) {
 	tb.Helper()
 	c, err := oci.Compile("test", s)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	namespaces := c.New
-	if generic && c.New&unix.CLONE_NEWPID != 0 {
-		namespaces = cube.Generic
+	var made cube.Cube
+	if ahead {
+		m, err := b.Cube()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		made = *m
+		defer made.Close()
+		for t := range made.Namespaces {
+			namespaces &^= uintptr(t)
+		}
 	}
 	var pidns *os.File
 	for _, ns := range c.Join {
@@ -103,7 +111,7 @@ func begin(tb testing.TB, b *cube.Builder, s *specs.Spec, generic bool) (*box, e
 	if err := p.Ready(); err != nil {
 		tb.Fatal(err)
 	}
-	if err := files.Fill(c, nil, tb.TempDir()); err != nil {
+	if err := files.Fill(c, made.Namespaces, tb.TempDir()); err != nil {
 		return x, err
 	}
 	root, err := cube.OpenRoot(nil, s.Root.Path)

@@ -22,9 +22,9 @@ const (
 	baseTemp  = "/tmp" // where a mount is made before it moves to its place
 )
 
-// prepare does in a new mount namespace whatever any container needs and no image can
-// influence.
-func prepare() error {
+// prepare does in a new mount namespace, and a network namespace if that is new too,
+// whatever any container needs and no image can influence, but for mountProc.
+func prepare(network bool) error {
 	unix.Umask(0)
 	// What is mounted here must not be seen in the host.
 	if err := unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
@@ -44,14 +44,22 @@ func prepare() error {
 	if err := unix.Mknod("."+baseNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		return fmt.Errorf("make the cube's null device: %w", err)
 	}
-	if err := unix.Mount("proc", "."+baseProc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount the cube's procfs: %w", err)
-	}
 	if err := unix.Mount("tmpfs", "."+baseEmpty, "tmpfs", unix.MS_RDONLY, ""); err != nil {
 		return fmt.Errorf("mount the cube's empty directory: %w", err)
 	}
 	if err := enterRoot(); err != nil {
 		return fmt.Errorf("enter the cube's root: %w", err)
+	}
+	if network {
+		return loopbackUp()
+	}
+	return nil
+}
+
+// mountProc mounts the procfs of this pid namespace in a cube.
+func mountProc() error {
+	if err := unix.Mount("proc", baseProc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount the cube's procfs: %w", err)
 	}
 	return nil
 }
@@ -76,8 +84,20 @@ func enter(joins []plan.Join, fds []int) error {
 		if err != nil {
 			return err
 		}
+		if j.Type == unix.CLONE_NEWNS {
+			// It wants a thread whose root and working directory are its own.
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return err
+			}
+			unix.Umask(0)
+		}
 		if err := unix.Setns(fd, j.Type); err != nil {
 			return fmt.Errorf("join a namespace (%#x): %w", j.Type, err)
+		}
+		if j.Type == unix.CLONE_NEWNS {
+			if err := mountProc(); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

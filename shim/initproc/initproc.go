@@ -1,7 +1,7 @@
 // Package initproc is what runs inside a container before its program does: the init,
-// which makes its new namespaces a cube, waits, turns that into the container by a
-// plan.Container, and becomes its program; and the helper that brings a further process
-// in by a plan.Exec.
+// which turns a cube into the container by a plan.Container and becomes its program; the
+// helper that brings a further process in by a plan.Exec; and the maker of a cube, which
+// prepares new namespaces and ends, for they live on with who opens them.
 //
 // Everything happens on the main thread: namespaces, credentials and filters belong to
 // threads. The other threads of the Go runtime do nothing of importance, and end with
@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -34,11 +35,16 @@ const (
 	Start  = 's'
 )
 
-// Ready is the packet that an init sends when its cube is made.
+// Ready is the packet that the maker of a cube and an init send when they are ready. The
+// maker ends when the socket closes.
 const Ready = 'r'
 
-// Network is the init's second argument when its network namespace is a new one.
-const Network = "network"
+// Arguments of an init that is to make its own namespaces a cube, and of one whose
+// network namespace is new too.
+const (
+	OwnCube    = "own"
+	OwnNetwork = "network"
+)
 
 // Main is the program; it doesn't return. The caller holds the main thread.
 func Main(args []string) {
@@ -61,23 +67,36 @@ func run(args []string) error {
 		return fmt.Errorf("make the init not dumpable: %w", err)
 	}
 	if len(args) < 2 {
-		return errors.New("usage: flashcube-init init|exec; the shim runs it")
+		return errors.New("usage: flashcube-init cube|init|exec; the shim runs it")
 	}
 	switch args[1] {
+	case "cube":
+		return runCube()
 	case "init":
-		return runInit(len(args) > 2 && args[2] == Network)
+		return runInit(slices.Contains(args, OwnCube), slices.Contains(args, OwnNetwork))
 	case "exec":
 		return runExec()
 	}
 	return fmt.Errorf("unknown command %q", args[1])
 }
 
-func runInit(network bool) error {
-	if err := prepare(); err != nil {
+func runCube() error {
+	if err := prepare(true); err != nil {
 		return err
 	}
-	if network {
-		if err := loopbackUp(); err != nil {
+	if err := send([]byte{Ready}, None); err != nil {
+		return err
+	}
+	_, _, err := receive() // which ends this process
+	return err
+}
+
+func runInit(cube, network bool) error {
+	if cube {
+		if err := prepare(network); err != nil {
+			return err
+		}
+		if err := mountProc(); err != nil {
 			return err
 		}
 	}

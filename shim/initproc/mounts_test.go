@@ -18,7 +18,10 @@ import (
 func cubed(t *testing.T, entries []string, f func(root int) error) {
 	t.Helper()
 	aside(t, func() error {
-		if err := prepare(); err != nil {
+		if err := prepare(false); err != nil {
+			return err
+		}
+		if err := mountProc(); err != nil {
 			return err
 		}
 		if err := unix.Mount("tmpfs", baseRoot, "tmpfs", 0, ""); err != nil {
@@ -52,7 +55,7 @@ func cubed(t *testing.T, entries []string, f func(root int) error) {
 // TestPrepare: nothing of the host is in a cube's root.
 func TestPrepare(t *testing.T) {
 	aside(t, func() error {
-		if err := prepare(); err != nil {
+		if err := errors.Join(prepare(true), mountProc()); err != nil {
 			return err
 		}
 		list, err := os.ReadDir("/")

@@ -124,6 +124,9 @@ func Run(ctx context.Context, c Config) (err error) {
 
 // prepare does ahead whatever can be, and enters the pool.
 func (p *part) prepare() error {
+	if err := p.native.Prepare(); err != nil {
+		return err
+	}
 	if err := rehearse(); err != nil {
 		return err
 	}

@@ -11,7 +11,8 @@ const None = -1
 type Container struct {
 	ID string // names the session keyring
 
-	// Join are namespaces to enter, in this order, instead of the init's own.
+	// Join are namespaces to enter, in this order, instead of the init's own. A mount
+	// namespace among them is a cube's.
 	Join []Join `json:",omitempty"`
 	// CgroupNamespace has the init make one, after it was put into its cgroup.
 	CgroupNamespace bool `json:",omitempty"`

@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,7 +32,8 @@ type attempt struct {
 
 	file      os.FileInfo // of config.json, as it was read
 	compiled  *oci.Container
-	process   *cube.Process // the init
+	process   *cube.Process    // the init
+	ahead     map[int]*os.File // namespaces made ahead, by type
 	files     cube.Files
 	streams   *stdio.IO
 	hooked    bool   // hooks ran: nobody else may try
@@ -101,12 +103,15 @@ func (s *Native) anticipation(id, bundle string) *attempt {
 	return a
 }
 
-// Drop takes back what was begun and nobody asked for.
+// Drop takes back what was made ahead and nobody asked for.
 func (s *Native) Drop() {
 	s.mu.Lock()
-	next := s.anticipated
-	s.anticipated = nil
+	spare, next := s.spare, s.anticipated
+	s.spare, s.anticipated = nil, nil
 	s.mu.Unlock()
+	if spare != nil {
+		spare.Close()
+	}
 	if next != nil && next.done != nil {
 		<-next.done
 		next.attempt.undo()
@@ -182,15 +187,19 @@ func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 	if err := s.takeNetwork(a); err != nil {
 		return err
 	}
+	a.ahead = map[int]*os.File{}
+	if made := s.takeSpare(); made != nil {
+		defer made.Close()
+		maps.Copy(a.ahead, made.Namespaces)
+	}
+	if a.network != nil {
+		a.ahead[unix.CLONE_NEWNET] = a.network.Namespace
+	}
 	if err := s.startInit(ctx, a); err != nil {
 		return err
 	}
 	a.onUndo(a.files.Close)
-	var network *os.File
-	if a.network != nil {
-		network = a.network.Namespace
-	}
-	return a.files.Fill(a.compiled, network, a.bundle)
+	return a.files.Fill(a.compiled, a.ahead, a.bundle)
 }
 
 // takeNetwork takes the network namespace that a network plugin offers, if the container
@@ -269,8 +278,8 @@ func (s *Native) startInit(ctx context.Context, a *attempt) error {
 // spawn starts the init; born is whether it is in the cgroup of v2, or there is none.
 func (s *Native) spawn(a *attempt) (born bool, err error) {
 	namespaces := a.compiled.New
-	if a.network != nil {
-		namespaces &^= unix.CLONE_NEWNET
+	for t := range a.ahead {
+		namespaces &^= uintptr(t)
 	}
 	pidns, err := pidNamespace(a.compiled)
 	if err != nil {

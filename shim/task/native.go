@@ -35,6 +35,7 @@ type Native struct {
 	send     func(event any)
 
 	mu         sync.Mutex
+	spare      *cube.Cube // made ahead; nil once it is used
 	containers map[string]*container
 	// anticipated is the first container, begun before it was asked for.
 	anticipated *anticipated
@@ -50,6 +51,27 @@ func NewNative(root string, host *cgroup.Host, builder *cube.Builder, send func(
 		exits:      watchExits(done),
 		containers: map[string]*container{},
 	}
+}
+
+// Prepare makes a cube ahead, for the first container.
+func (s *Native) Prepare() error {
+	made, err := s.builder.Cube()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spare = made
+	return nil
+}
+
+// takeSpare is the cube that was made ahead, nil if there is none.
+func (s *Native) takeSpare() *cube.Cube {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	made := s.spare
+	s.spare = nil
+	return made
 }
 
 // Create makes a container, up to its program. A container that is not for this service
