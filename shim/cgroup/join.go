@@ -23,13 +23,3 @@ func (c *Cgroup) Tasks() (files []*os.File, err error) {
 	}
 	return files, nil
 }
-
-// AddUnified moves a process into the cgroup of the v2 hierarchy; where there is none it
-// does nothing. It may wait as Add does.
-func (c *Cgroup) AddUnified(pid int) error {
-	dir, ok := c.paths[""]
-	if !ok {
-		return nil
-	}
-	return join(dir, pid)
-}

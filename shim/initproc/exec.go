@@ -11,15 +11,9 @@ import (
 // runExec brings a process into a running container. The shim has put this process in
 // the container's pid namespace and cgroups already.
 func runExec() error {
-	kind, fds, err := receive()
-	if err != nil {
-		return err
-	}
-	if kind != Exec {
-		return fmt.Errorf("message %q where a plan is due", kind)
-	}
 	var p plan.Exec
-	if fds, err = decode(fds, &p); err != nil {
+	fds, err := receivePlan(Exec, &p)
+	if err != nil {
 		return err
 	}
 	program, console, err := join(&p, fds)

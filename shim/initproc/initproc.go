@@ -106,22 +106,9 @@ func runInit(cube, network bool) error {
 	if err := send([]byte{Ready}, None); err != nil {
 		return err
 	}
-	kind, fds, err := receive()
-	if err == nil && kind == Enter {
-		if err := enterCgroups(fds); err != nil {
-			return err
-		}
-		reply(nil, None)
-		kind, fds, err = receive()
-	}
-	if err != nil {
-		return err
-	}
-	if kind != Create {
-		return fmt.Errorf("message %q where a plan is due", kind)
-	}
 	var p plan.Container
-	if fds, err = decode(fds, &p); err != nil {
+	fds, err := receivePlan(Create, &p)
+	if err != nil {
 		return err
 	}
 	program, console, err := become(&p, fds)
@@ -180,6 +167,26 @@ func receive() (kind byte, fds []int, err error) {
 		fds = append(fds, more...)
 	}
 	return buf[0], fds, nil
+}
+
+// receivePlan waits for the plan that a message of a kind carries, and enters cgroups
+// before if it is told to. It returns the files that the plan names.
+func receivePlan(want byte, into any) ([]int, error) {
+	kind, fds, err := receive()
+	if err == nil && kind == Enter {
+		if err := enterCgroups(fds); err != nil {
+			return nil, err
+		}
+		reply(nil, None)
+		kind, fds, err = receive()
+	}
+	if err != nil {
+		return nil, err
+	}
+	if kind != want {
+		return nil, fmt.Errorf("message %q where a plan is due", kind)
+	}
+	return decode(fds, into)
 }
 
 // decode reads the plan that is the first of a message's files, and returns the others.

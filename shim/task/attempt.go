@@ -254,9 +254,6 @@ func (s *Native) startInit(ctx context.Context, a *attempt) error {
 	if a.state.StartTime, err = StartTime(a.process.Pid); err != nil {
 		return err
 	}
-	if err := a.state.Save(a.bundle); err != nil {
-		return err
-	}
 	// While the init begins, the others are made.
 	if err := a.cgroup.CreateOthers(); err != nil {
 		// They may be another's, whose processes live on: only the one of v2 is to go.
@@ -267,12 +264,14 @@ func (s *Native) startInit(ctx context.Context, a *attempt) error {
 		}
 		return err
 	}
-	if !born {
-		if err := a.cgroup.AddUnified(a.process.Pid); err != nil {
-			return err
-		}
+	if err := a.process.Ready(); err != nil {
+		return err
 	}
-	return a.enterCgroups()
+	if err := enter(a.cgroup, a.process, born); err != nil {
+		return err
+	}
+	a.state.Joined = true
+	return a.state.Save(a.bundle)
 }
 
 // spawn starts the init; born is whether it is in the cgroup of v2, or there is none.
@@ -288,36 +287,10 @@ func (s *Native) spawn(a *attempt) (born bool, err error) {
 	if pidns != nil {
 		defer pidns.Close()
 	}
-	dir, err := a.cgroup.Dir()
-	if errdefs.IsNotImplemented(err) { // v1 alone
-		a.process, err = s.builder.Init(namespaces, pidns, -1)
-		return true, err
-	}
-	if err != nil {
-		return false, err
-	}
-	defer dir.Close()
-	if a.process, err = s.builder.Init(namespaces, pidns, int(dir.Fd())); err == nil {
-		return true, nil
-	}
-	// The cgroup's limits or its place may forbid a birth, where they don't forbid entry.
-	a.process, err = s.builder.Init(namespaces, pidns, -1)
-	return false, err
-}
-
-// enterCgroups has the init enter the cgroups of v1.
-func (a *attempt) enterCgroups() error {
-	if err := a.process.Ready(); err != nil {
-		return err
-	}
-	files, err := a.cgroup.Tasks()
-	if err == nil && len(files) > 0 {
-		err = a.process.EnterCgroups(files)
-	}
-	for _, f := range files {
-		f.Close()
-	}
-	return err
+	a.process, born, err = start(a.cgroup, func(dir int) (*cube.Process, error) {
+		return s.builder.Init(namespaces, pidns, dir)
+	})
+	return born, err
 }
 
 // pidNamespace is the pid namespace to join, nil for the host's or a new one.
@@ -431,8 +404,7 @@ func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
 	} else {
 		a.streams.Start()
 	}
-	a.state.Joined = true
-	return a.state.Save(a.bundle)
+	return nil
 }
 
 // runtimeHooks runs the createRuntime hooks.

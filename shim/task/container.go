@@ -100,12 +100,13 @@ func (s *Native) initExited(ctx context.Context, c *container, e runc.Exit) {
 	// Delete, which may come as soon as the exit is known, waits for the rest.
 	c.init.op.Lock()
 	defer c.init.op.Unlock()
-	c.init.exited(e)
-	status, at := c.init.exit()
+	// On disk first: once it is told of, it stays so, even if this shim dies.
+	status, at := uint32(e.Status), e.Timestamp
 	c.state.ExitStatus, c.state.ExitedAt = status, at
 	if err := c.state.Save(c.bundle); err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Error("note the exit")
 	}
+	c.init.exited(e)
 	s.send(&eventstypes.TaskExit{
 		ContainerID: c.id, ID: c.id, Pid: uint32(e.Pid), ExitStatus: status, ExitedAt: protobuf.ToTimestamp(at),
 	})

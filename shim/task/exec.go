@@ -147,22 +147,20 @@ func (s *Native) launchExec(ctx context.Context, c *container, e *execProcess) (
 }
 
 // spawnExec starts a process in the container's cgroups and pid namespace.
-func (s *Native) spawnExec(c *container) (helper *cube.Process, err error) {
+func (s *Native) spawnExec(c *container) (*cube.Process, error) {
 	c.frozen.RLock()
 	defer c.frozen.RUnlock()
 	if status, _ := c.init.state(); status != tasktypes.Status_RUNNING {
 		return nil, fmt.Errorf("the container is %s: %w", word(status), errdefs.ErrFailedPrecondition)
 	}
-	err = c.cgroup.Spawn(func(dir int) (int, error) {
-		if helper, err = s.builder.Exec(c.pidfd, dir); err != nil {
-			return 0, err
-		}
-		return helper.Pid, nil
-	})
-	if err != nil && helper != nil {
-		helper.Close()
+	helper, born, err := start(c.cgroup, func(dir int) (*cube.Process, error) { return s.builder.Exec(c.pidfd, dir) })
+	if err != nil {
+		return nil, err
 	}
-	return helper, err
+	if err := enter(c.cgroup, helper, born); err != nil {
+		return nil, errors.Join(err, helper.Signal(unix.SIGKILL), helper.Close())
+	}
+	return helper, nil
 }
 
 // execPlan fills in from the container what the process doesn't say, as runc does
