@@ -2,8 +2,10 @@ package cgroup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ func BenchmarkCreate(b *testing.B) {
 	h := warm(b)
 	path := testPath(b)
 	keep := newCgroup(b, h, path+"/keep", nil)
-	if err := keep.Create(0); err != nil {
+	if err := keep.makeAll(); err != nil {
 		b.Fatal(err)
 	}
 	p := startChild(b, "wait")
@@ -34,14 +36,16 @@ func BenchmarkCreate(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if err := c.Create(p.pid()); err != nil {
+		if err := c.makeWith(p.pid()); err != nil {
 			b.Fatal(err)
 		}
 		if err := c.Set(); err != nil {
 			b.Fatal(err)
 		}
 		b.StopTimer()
-		c.undo(nil, p.pid())
+		if err := c.leave(p.pid()); err != nil {
+			b.Fatal(err)
+		}
 		if err := c.Delete(context.Background()); err != nil {
 			b.Fatal(err)
 		}
@@ -50,32 +54,23 @@ func BenchmarkCreate(b *testing.B) {
 }
 
 // BenchmarkCold is BenchmarkCreate on a host where no process changed its cgroup
-// for a while, as it is when a container starts: alone, after Prime, and with the
-// process born in the cgroup.
+// for a while, as it is when a container starts: with the process moved, and with
+// one that is born in the v2 directory while a thread enters the v1 ones by itself.
 func BenchmarkCold(b *testing.B) {
 	h := warm(b)
 	path := testPath(b)
 	keep := newCgroup(b, h, path+"/keep", nil)
-	if err := keep.Create(0); err != nil {
+	if err := keep.makeAll(); err != nil {
 		b.Fatal(err)
 	}
 	p := startChild(b, "wait")
-	for _, mode := range []string{"alone", "primed", "spawn"} {
+	for _, mode := range []string{"moved", "itself"} {
 		b.Run(mode, func(b *testing.B) {
 			i := 0
 			for b.Loop() {
 				i++
 				b.StopTimer()
 				time.Sleep(100 * time.Millisecond)
-				pid := p.pid()
-				switch mode {
-				case "primed":
-					if err := h.Prime(); err != nil {
-						b.Fatal(err)
-					}
-				case "spawn":
-					pid = 0
-				}
 				b.StartTimer()
 				cfg, err := Config(fmt.Sprintf("%s/%s%d", path, mode, i), ctrResources(), nil)
 				if err != nil {
@@ -85,30 +80,20 @@ func BenchmarkCold(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				if err := c.Create(pid); err != nil {
+				after := func() error { return c.leave(p.pid()) }
+				if mode == "moved" {
+					err = c.makeWith(p.pid())
+				} else {
+					after, err = c.makeAround()
+				}
+				if err != nil {
 					b.Fatal(err)
 				}
 				if err := c.Set(); err != nil {
 					b.Fatal(err)
 				}
-				var cmd *exec.Cmd
-				if mode == "spawn" {
-					if err := c.Spawn(func(cgroup int) (int, error) {
-						cmd = exec.Command("/bin/true")
-						cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: cgroup >= 0, CgroupFD: cgroup}
-						err := cmd.Start()
-						return 0, err
-					}); err != nil {
-						b.Fatal(err)
-					}
-				}
 				b.StopTimer()
-				if cmd != nil {
-					_ = cmd.Wait()
-				} else {
-					c.undo(nil, pid)
-				}
-				if err := c.Delete(context.Background()); err != nil {
+				if err := errors.Join(after(), c.Delete(context.Background())); err != nil {
 					b.Fatal(err)
 				}
 				b.StartTimer()
@@ -117,13 +102,52 @@ func BenchmarkCold(b *testing.B) {
 	}
 }
 
+// makeAround makes the cgroup around a process that is born in it, and has a thread
+// enter by itself, which then ends; wait reaps the process.
+func (c *Cgroup) makeAround() (wait func() error, err error) {
+	if err := c.CreateUnified(); err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("/bin/true")
+	if _, ok := c.paths[""]; ok {
+		dir, err := c.Dir()
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = dir.Close() }()
+		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	if err := c.CreateOthers(); err != nil {
+		return cmd.Wait, err
+	}
+	files, err := c.Tasks()
+	defer closeAll(files)
+	if err != nil {
+		return cmd.Wait, err
+	}
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and not unlocked: the thread ends
+		var errs []error
+		for _, f := range files {
+			_, err := f.WriteString("0")
+			errs = append(errs, err)
+		}
+		done <- errors.Join(errs...)
+	}()
+	return cmd.Wait, <-done
+}
+
 // BenchmarkParts tells where the time of BenchmarkCreate goes.
 func BenchmarkParts(b *testing.B) {
 	h := warm(b)
 	path := testPath(b)
 	p := startChild(b, "wait")
 	keep := newCgroup(b, h, path+"/keep", nil)
-	if err := keep.Create(0); err != nil {
+	if err := keep.makeAll(); err != nil {
 		b.Fatal(err)
 	}
 	spent := make(map[string]time.Duration)
@@ -146,7 +170,7 @@ func BenchmarkParts(b *testing.B) {
 			c, err = h.New(cfg)
 			return err
 		})
-		timed("mkdir", func() error { return c.Create(0) })
+		timed("mkdir", func() error { return c.makeAll() })
 		timed("join", func() error { return c.Add(p.pid()) })
 		timed("devices", func() error {
 			if h.unified {
@@ -155,7 +179,9 @@ func BenchmarkParts(b *testing.B) {
 			return setDevices(c.paths["devices"], c.resources.Devices)
 		})
 		timed("limits", func() error { return c.apply(c.resources) })
-		c.undo(nil, p.pid())
+		if err := c.leave(p.pid()); err != nil {
+			b.Fatal(err)
+		}
 		timed("delete", func() error { return c.Delete(context.Background()) })
 	}
 	for name, d := range spent {
@@ -168,7 +194,7 @@ func BenchmarkJoin(b *testing.B) {
 	h := warm(b)
 	p := startChild(b, "wait")
 	c := newCgroup(b, h, testPath(b), nil)
-	if err := c.Create(0); err != nil {
+	if err := c.makeAll(); err != nil {
 		b.Fatal(err)
 	}
 	for _, m := range c.dirs {
@@ -196,7 +222,7 @@ func BenchmarkLibrary(b *testing.B) {
 	}
 	path := testPath(b)
 	keep := newCgroup(b, h, path+"/keep", nil)
-	if err := keep.Create(0); err != nil {
+	if err := keep.makeAll(); err != nil {
 		b.Fatal(err)
 	}
 	p := startChild(b, "wait")

@@ -28,8 +28,8 @@ type manager interface {
 }
 
 // Cgroup is the cgroup of one container: one directory in each v1 hierarchy, or
-// one directory on v2. Its methods may be called at the same time, save Create
-// and Delete, which must be called alone.
+// one directory on v2. Its methods may be called at the same time, save
+// CreateUnified, CreateOthers and Delete, which must be called alone.
 type Cgroup struct {
 	host *Host
 	// paths is the directory in each hierarchy, by subsystem; "" is the v2 one.
@@ -104,11 +104,17 @@ func (h *Host) cgroup(config *cgroups.Cgroup, paths map[string]string) (*Cgroup,
 func (c *Cgroup) Paths() map[string]string { return maps.Clone(c.paths) }
 
 // Add moves the process with every thread of it into the cgroup, in every
-// hierarchy: an exec'd process. On v2, where the container's own init may have
-// moved itself into a sub-cgroup and so made the cgroup refuse processes, it
-// joins init's, as runc does. An error wraps ErrNotFound when the process or the
-// cgroup is gone; the process may then be in some hierarchies, and the caller
-// must kill it.
+// hierarchy. Limits do not hinder it, as they do a birth. On v2, where the
+// container's own init may have moved itself into a sub-cgroup and so made the
+// cgroup refuse processes, it joins init's ([Cgroup.SetInit]), as runc does. An
+// error wraps ErrNotFound when the process or the cgroup is gone; the process may
+// then be in some hierarchies, and the caller must kill it.
+//
+// The first process in a while waits for 5 to 20 ms. Writing cgroup.procs takes a
+// lock for writing (cgroup_threadgroup_rwsem) whose readers, all forks, take it
+// without an atomic operation. The first writer must therefore wait for an RCU
+// grace period, and writers soon after need not (kernel/rcu/sync.c). On hosts
+// whose hierarchies are mounted with favordynmods there is no wait.
 func (c *Cgroup) Add(pid int) error {
 	for _, m := range c.dirs {
 		err := join(m.dir, pid)
@@ -124,7 +130,7 @@ func (c *Cgroup) Add(pid int) error {
 	return nil
 }
 
-// initDir is the v2 directory the process given to Create is in now.
+// initDir is the v2 directory the process given to SetInit is in now.
 func (c *Cgroup) initDir() (string, bool) {
 	c.mu.Lock()
 	pid := c.init
@@ -144,7 +150,7 @@ func (c *Cgroup) initDir() (string, bool) {
 // Dir opens the directory of the cgroup in the v2 hierarchy, for clone3 with
 // CLONE_INTO_CGROUP. The caller closes it. On v1 it wraps ErrNotImplemented; on
 // a hybrid host a process cloned into it is in the v2 hierarchy only and still
-// needs Add.
+// needs Tasks or Add.
 func (c *Cgroup) Dir() (*os.File, error) {
 	dir, ok := c.paths[""]
 	if !ok {

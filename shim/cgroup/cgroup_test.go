@@ -1,13 +1,10 @@
 package cgroup
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -20,17 +17,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inAll checks that the process is in the cgroup in every hierarchy.
+// inAll checks that the process, with every thread, is in the cgroup in every
+// hierarchy.
 func inAll(t *testing.T, c *Cgroup, pid int) {
 	t.Helper()
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		t.Fatal(err)
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/cgroup", pid))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("process %d has no threads: %v", pid, err)
 	}
-	at := parseProcCgroup(data)
-	for s, dir := range c.paths {
-		if got := filepath.Join(c.host.mounts[s].Mountpoint, at[s]); got != dir {
-			t.Errorf("in hierarchy %q process is in %s, want %s", s, got, dir)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // a thread that ended
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := parseProcCgroup(data)
+		for s, dir := range c.paths {
+			if got := filepath.Join(c.host.mounts[s].Mountpoint, at[s]); got != dir {
+				t.Errorf("in hierarchy %q %s is in %s, want %s", s, file, got, dir)
+			}
 		}
 	}
 }
@@ -42,21 +49,18 @@ func mustDelete(t *testing.T, c *Cgroup) {
 	if err := c.Delete(ctx); err != nil {
 		t.Fatal(err)
 	}
-	mustBeGone(t, c, false)
+	mustBeGone(t, c.dirs, false)
 }
 
 func TestLife(t *testing.T) {
 	h := warm(t)
-	if err := h.Prime(); err != nil {
-		t.Errorf("prime: %v", err)
-	}
 	r := ctrResources()
 	r.CPU.Shares, r.CPU.Quota, r.CPU.Period = ptr[uint64](512), ptr[int64](50000), ptr[uint64](100000)
 	r.Memory = &specs.LinuxMemory{Limit: ptr[int64](64 << 20)}
 	r.Pids = &specs.LinuxPids{Limit: ptr[int64](50)}
 	c := newCgroup(t, h, testPath(t)+"/deep/er", r)
 	p := startChild(t, "wait")
-	if err := c.Create(p.pid()); err != nil {
+	if err := c.makeWith(p.pid()); err != nil {
 		t.Fatal(err)
 	}
 	inAll(t, c, p.pid())
@@ -91,14 +95,14 @@ func TestLife(t *testing.T) {
 	if err := c.Freeze(); err != nil {
 		t.Fatal(err)
 	}
-	if frozen, err := c.Frozen(); err != nil || !frozen {
-		t.Errorf("frozen %v, %v after Freeze", frozen, err)
+	if !c.frozen(t) {
+		t.Error("not frozen after Freeze")
 	}
 	if err := c.Thaw(); err != nil {
 		t.Fatal(err)
 	}
-	if frozen, err := c.Frozen(); err != nil || frozen {
-		t.Errorf("frozen %v, %v after Thaw", frozen, err)
+	if c.frozen(t) {
+		t.Error("frozen after Thaw")
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -164,7 +168,7 @@ func TestKillWithoutKillFile(t *testing.T) {
 	}
 	c := newCgroup(t, h, testPath(t), nil)
 	p := startChild(t, "wait")
-	if err := c.Create(p.pid()); err != nil {
+	if err := c.makeWith(p.pid()); err != nil {
 		t.Fatal(err)
 	}
 	paths := c.Paths()
@@ -177,75 +181,10 @@ func TestKillWithoutKillFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = p.Wait()
-	if frozen, err := old.Frozen(); err != nil || frozen {
-		t.Errorf("frozen %v, %v after Kill", frozen, err)
+	if old.frozen(t) {
+		t.Error("frozen after Kill")
 	}
 	mustDelete(t, c)
-}
-
-func TestSpawn(t *testing.T) {
-	h := warm(t)
-	c := newCgroup(t, h, testPath(t), ctrResources())
-	if err := c.Create(0); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Set(); err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		var p *child
-		if err := c.Spawn(func(cgroup int) (int, error) {
-			p = startChildIn(t, "wait", cgroup)
-			return p.pid(), nil
-		}); err != nil {
-			t.Fatal(err)
-		}
-		inAll(t, c, p.pid())
-		pids, err := c.Procs()
-		if err != nil || len(pids) != 1 || pids[0] != p.pid() {
-			t.Errorf("processes %v, %v; want %d alone", pids, err, p.pid())
-		}
-		p.end()
-	}
-	// No thread of ours stayed behind: it would keep the cgroup busy.
-	mustDelete(t, c)
-	sentinel := errors.New("sentinel")
-	if err := c.Spawn(func(int) (int, error) { return 0, sentinel }); !errors.Is(err, errdefs.ErrNotFound) {
-		t.Errorf("spawn into a cgroup that is gone: %v", err)
-	}
-}
-
-// TestSpawnAtLimit starts a process in a cgroup that takes no fork.
-func TestSpawnAtLimit(t *testing.T) {
-	h := warm(t)
-	c := newCgroup(t, h, testPath(t), &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr[int64](1)}})
-	if err := c.Create(0); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Set(); err != nil {
-		t.Fatal(err)
-	}
-	calls := 0
-	var cmd *exec.Cmd
-	if err := c.Spawn(func(cgroup int) (int, error) {
-		calls++
-		cmd = exec.Command("/bin/sleep", "100")
-		cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: cgroup >= 0, CgroupFD: cgroup}
-		if err := cmd.Start(); err != nil {
-			return 0, err
-		}
-		return cmd.Process.Pid, nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}()
-	inAll(t, c, cmd.Process.Pid)
-	if !h.unified && calls != 2 {
-		t.Errorf("%d starts, want one refused and one outside", calls)
-	}
 }
 
 // TestUnifiedOnHybrid goes the ways of pure v2 in the v2 hierarchy of a hybrid
@@ -259,7 +198,7 @@ func TestUnifiedOnHybrid(t *testing.T) {
 	path := testPath(t)
 	// Makes and sweeps the parents.
 	keep := newCgroup(t, real, path+"/keep", nil)
-	if err := keep.Create(0); err != nil {
+	if err := keep.makeAll(); err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Dir(keep.paths[""]) + "/c"
@@ -277,19 +216,16 @@ func TestUnifiedOnHybrid(t *testing.T) {
 	if err := setDevicesUnified(dir, nil); err != nil {
 		t.Error(err)
 	}
-	var p *child
-	if err := c.Spawn(func(cgroup int) (int, error) {
-		p = startChildIn(t, "wait", cgroup)
-		return p.pid(), nil
-	}); err != nil {
-		t.Fatal(err)
+	if files, err := c.Tasks(); err != nil || len(files) != 0 {
+		t.Errorf("files of v1 %v, %v", files, err)
 	}
+	p := startIn(t, c, "wait")
 	inAll(t, c, p.pid())
 	if err := c.usable(c.dirs[0]); !errors.Is(err, errdefs.ErrNotImplemented) {
 		t.Errorf("a cgroup with a process is usable: %v", err)
 	}
 	// Its init moves to a sub-cgroup; exec'd processes follow it when they must.
-	c.init = p.pid()
+	c.SetInit(p.pid())
 	if err := os.Mkdir(dir+"/sub", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -299,27 +235,37 @@ func TestUnifiedOnHybrid(t *testing.T) {
 	if got, ok := c.initDir(); !ok || got != dir+"/sub" {
 		t.Errorf("init is in %q, %v", got, ok)
 	}
+	q := startChild(t, "wait")
+	c.dirs[0].dir = dir + "/refuses"
+	err = c.Add(q.pid())
+	c.dirs[0].dir = dir
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in, err := procs(dir + "/sub"); err != nil || len(in) != 2 {
+		t.Errorf("beside the init: processes %v, %v; want %d and %d", in, err, p.pid(), q.pid())
+	}
 	pids, err := c.Procs()
-	if err != nil || len(pids) != 1 {
+	if err != nil || len(pids) != 2 {
 		t.Errorf("processes %v, %v", pids, err)
 	}
 	if err := c.Freeze(); err != nil {
 		t.Fatal(err)
 	}
-	if frozen, err := c.Frozen(); err != nil || !frozen {
-		t.Errorf("frozen %v, %v", frozen, err)
+	if !c.frozen(t) {
+		t.Error("not frozen")
 	}
 	if err := c.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = p.Wait()
+	_, _ = p.Wait(), q.Wait()
 	mustDelete(t, c)
 }
 
 func TestDevicesLimited(t *testing.T) {
 	h := warm(t)
 	c := newCgroup(t, h, testPath(t), ctrResources())
-	if err := c.Create(0); err != nil {
+	if err := c.makeAll(); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -329,12 +275,8 @@ func TestDevicesLimited(t *testing.T) {
 		}
 	}
 	for device, want := range map[string]string{"/dev/null": "ok\n", "/dev/kmsg": "operation not permitted\n"} {
-		var out bytes.Buffer
-		if err := c.Spawn(opener(t, device, &out)); err != nil {
-			t.Fatal(err)
-		}
-		if out.String() != want {
-			t.Errorf("opening %s: %q, want %q", device, out.String(), want)
+		if got := startIn(t, c, "open", device).said; got != want {
+			t.Errorf("opening %s: %q, want %q", device, got, want)
 		}
 	}
 	if h.unified {
@@ -347,97 +289,13 @@ func TestDevicesLimited(t *testing.T) {
 	}
 }
 
-func TestOOM(t *testing.T) {
-	h := warm(t)
-	r := ctrResources()
-	r.Memory = &specs.LinuxMemory{Limit: ptr[int64](24 << 20), Swap: ptr[int64](24 << 20)}
-	c := newCgroup(t, h, testPath(t), r)
-	p := startChild(t, "eat")
-	if err := c.Create(p.pid()); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Set(); err != nil {
-		t.Fatal(err)
-	}
-	o, err := c.OOM()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan error, 4)
-	go func() {
-		for {
-			err := o.Wait()
-			got <- err
-			if err != nil {
-				return
-			}
-		}
-	}()
-	select {
-	case err := <-got:
-		t.Fatalf("event before the process allocates: %v", err)
-	case <-time.After(20 * time.Millisecond):
-	}
-	p.goOn()
-	if err := <-got; err != nil {
-		t.Fatal(err)
-	}
-	_ = p.Wait()
-	if ws := p.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != unix.SIGKILL {
-		t.Errorf("process ended by %v", p.ProcessState)
-	}
-	s, err := c.Stats()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m, ok := s.(*v1.Metrics); ok && m.MemoryOomControl.OomKill == 0 {
-		t.Errorf("figures do not show the kill: %v", m.MemoryOomControl)
-	}
-	mustDelete(t, c)
-	// The removal ends the watch.
-	for err = range got {
-		if err != nil {
-			break
-		}
-	}
-	if err != io.EOF {
-		t.Errorf("after removal: %v", err)
-	}
-	if err := errors.Join(o.Close(), o.Close()); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestOOMClose(t *testing.T) {
-	h := warm(t)
-	c := newCgroup(t, h, testPath(t), nil)
-	if _, err := c.OOM(); !errors.Is(err, errdefs.ErrNotFound) {
-		t.Errorf("watch before Create: %v", err)
-	}
-	if err := c.Create(0); err != nil {
-		t.Fatal(err)
-	}
-	o, err := c.OOM()
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan error)
-	go func() { got <- o.Wait() }()
-	if err := o.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := <-got; err != os.ErrClosed {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestStats(t *testing.T) {
 	h := warm(t)
 	r := ctrResources()
 	r.Pids = &specs.LinuxPids{Limit: ptr[int64](33)}
 	c := newCgroup(t, h, testPath(t), r)
 	p := startChild(t, "wait")
-	if err := c.Create(p.pid()); err != nil {
+	if err := c.makeWith(p.pid()); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Set(); err != nil {

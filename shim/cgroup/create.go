@@ -14,77 +14,45 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Create makes the cgroup in every hierarchy and moves the process into it with
-// all its threads. With a pid of zero or less it only makes the directories. The
-// settings that a process cannot join without are written first: cpuset and
-// real-time scheduling on v1. All others are [Cgroup.Set]'s, after.
+// CreateUnified makes the cgroup in the v2 hierarchy alone, with every missing parent, for
+// a process to be born in it ([Cgroup.Dir]) before the others are made;
+// [Cgroup.CreateOthers] makes those. Where there is no v2 hierarchy it does nothing.
 //
-// Moving the first process in a while costs 5 to 20 ms of waiting, unless the
-// host was primed ([Host.Prime]) just before, or the cgroup is made without a
-// process that then is born in it ([Cgroup.Spawn]). The rest is about 1 ms.
-//
-// On error everything Create made is gone again, and a process already moved is
-// back in the cgroups of this one. A cgroup that existed is used as it is, unless
-// it is frozen (ErrFailedPrecondition) or has processes (ErrNotImplemented: runc
+// On error everything it made is gone again. A cgroup that existed is used as it is,
+// unless it is frozen (ErrFailedPrecondition) or has processes (ErrNotImplemented: runc
 // decides).
-func (c *Cgroup) Create(pid int) (err error) {
-	made, err := c.makeAll(c.dirs)
-	if err != nil {
-		return err
-	}
-	if pid <= 0 {
-		return nil
-	}
-	for _, m := range c.dirs {
-		if err := join(m.dir, pid); err != nil {
-			c.undo(made, pid)
-			return err
-		}
-	}
-	c.SetInit(pid)
-	return nil
-}
+func (c *Cgroup) CreateUnified() error { return c.create(true) }
 
-// CreateUnified is Create(0) of the v2 hierarchy alone, for a process to be born in it
-// ([Cgroup.Dir]) before the others are made; [Cgroup.CreateOthers] makes those. Where
-// there is no v2 hierarchy it does nothing.
-func (c *Cgroup) CreateUnified() error {
-	_, err := c.makeAll(c.members(true))
-	return err
-}
-
-// CreateOthers is Create(0) of the v1 hierarchies. What CreateUnified made stays also on
-// error.
-func (c *Cgroup) CreateOthers() error {
-	_, err := c.makeAll(c.members(false))
-	return err
-}
+// CreateOthers is CreateUnified of the v1 hierarchies: about 60 µs for each; on pure v2 it
+// does nothing. It also writes the settings that a process cannot join without: cpuset and
+// real-time scheduling. All others are [Cgroup.Set]'s, after. What CreateUnified made
+// stays also on error: Delete removes it.
+func (c *Cgroup) CreateOthers() error { return c.create(false) }
 
 // members are those in the v2 hierarchy, or all others.
 func (c *Cgroup) members(unified bool) []member {
 	return slices.DeleteFunc(slices.Clone(c.dirs), func(m member) bool { return (m.subsystem == "") != unified })
 }
 
-// SetInit tells which process is the container's first, when it wasn't Create that moved
-// it.
+// SetInit tells which process is the container's first: Add follows it.
 func (c *Cgroup) SetInit(pid int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.init = pid
 }
 
-// makeAll makes the directories of members, or none, and returns those that were not
-// there, parents first.
-func (c *Cgroup) makeAll(members []member) (made []string, err error) {
+// create makes the directories of the v2 hierarchy, or of all others, or none.
+func (c *Cgroup) create(unified bool) (err error) {
+	var made []string // those that were not there, parents first
 	defer func() {
 		if err != nil {
-			c.undo(made, 0)
+			undo(made)
 		}
 	}()
 	c.mu.Lock()
 	r := c.resources
 	c.mu.Unlock()
-	for _, m := range members {
+	for _, m := range c.members(unified) {
 		before := len(made)
 		if c.host.unified {
 			made, err = c.makeUnified(made, m.dir)
@@ -92,33 +60,27 @@ func (c *Cgroup) makeAll(members []member) (made []string, err error) {
 			made, err = makeDir(made, m, c.host.mounts[m.subsystem].Mountpoint, r)
 		}
 		if err != nil {
-			return made, classify(fmt.Errorf("cannot make cgroup %s: %w", m.dir, err))
+			return classify(fmt.Errorf("cannot make cgroup %s: %w", m.dir, err))
 		}
 		if len(made) == before {
 			if err := c.usable(m); err != nil {
-				return made, err
+				return err
 			}
 		}
 		if m.subsystem == "cpu" && (r.CpuRtPeriod != 0 || r.CpuRtRuntime != 0) {
 			if err := (&fs.CpuGroup{}).SetRtSched(m.dir, r); err != nil {
-				return made, classify(fmt.Errorf("cannot set the real-time budget: %w", err))
+				return classify(fmt.Errorf("cannot set the real-time budget: %w", err))
 			}
 		}
 	}
-	return made, nil
+	return nil
 }
 
-// undo takes back what Create did: made are the directories, parents first.
-func (c *Cgroup) undo(made []string, pid int) {
-	if pid > 0 {
-		for _, m := range c.dirs {
-			// It may be gone, or not yet in: both are fine.
-			_ = write(c.host.home(m.subsystem), "cgroup.procs", fmt.Sprint(pid))
-		}
-	}
-	for i := len(made) - 1; i >= 0; i-- {
+// undo removes directories that were made, parents first in made.
+func undo(made []string) {
+	for _, dir := range slices.Backward(made) {
 		// A parent that another container entered meanwhile stays.
-		_ = unix.Rmdir(made[i])
+		_ = unix.Rmdir(dir)
 	}
 }
 

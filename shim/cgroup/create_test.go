@@ -27,7 +27,7 @@ func TestUpdate(t *testing.T) {
 	r := ctrResources()
 	r.Memory = &specs.LinuxMemory{Limit: ptr[int64](64 << 20), Swap: ptr[int64](96 << 20)}
 	c := newCgroup(t, h, testPath(t), r)
-	if err := c.Create(0); err != nil {
+	if err := c.makeAll(); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Set(); err != nil {
@@ -76,8 +76,15 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-// TestCreateUndone makes Create fail at each step that can, and checks that it
-// leaves nothing, and that Delete after it finds nothing to do.
+// spoil has the making of one directory fail, until mend is called.
+func (c *Cgroup) spoil(i int) (mend func()) {
+	good := c.dirs[i].dir
+	c.dirs[i].dir = filepath.Join(c.host.mounts[c.dirs[i].subsystem].Mountpoint, "cgroup.procs/x")
+	return func() { c.dirs[i].dir = good }
+}
+
+// TestCreateUndone makes the making fail at each step that can, and checks that
+// it leaves nothing, save what was made before it, and that Delete removes that.
 func TestCreateUndone(t *testing.T) {
 	h := warm(t)
 	// The parent must be new as well: it is to go too.
@@ -88,33 +95,50 @@ func TestCreateUndone(t *testing.T) {
 			if i >= len(c.dirs) {
 				return
 			}
-			// A hierarchy where nothing can be made.
-			good := c.dirs[i].dir
-			c.dirs[i].dir = filepath.Join(c.host.mounts[c.dirs[i].subsystem].Mountpoint, "cgroup.procs/x")
-			err := c.Create(0)
-			c.dirs[i].dir = good
-			if err == nil {
-				t.Fatal("no error")
+			unified := c.dirs[i].subsystem == ""
+			mend := c.spoil(i)
+			err := c.CreateUnified()
+			if (err != nil) != unified {
+				t.Errorf("the v2 directory: %v", err)
 			}
-			mustBeGone(t, c, true)
+			var p *child
+			if !unified {
+				p = born(t, c)
+				err = c.CreateOthers()
+			}
+			mend()
+			if err == nil {
+				t.Error("no error")
+			}
+			mustBeGone(t, c.members(unified), true)
+			if _, ok := c.paths[""]; ok && !unified {
+				if pids, err := procs(c.paths[""]); err != nil || len(pids) != 1 || pids[0] != p.pid() {
+					t.Errorf("in the v2 directory: %v, %v; want %d", pids, err, p.pid())
+				}
+				if err := c.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				_ = p.Wait()
+			}
 			mustDelete(t, c)
+			for _, m := range c.dirs {
+				_ = rmdir(filepath.Dir(m.dir))
+			}
 		})
 	}
 	t.Run("process gone", func(t *testing.T) {
 		p := startChild(t, "wait")
 		p.end()
 		c := newCgroup(t, h, parent+"/gone", nil)
-		if err := c.Create(p.pid()); !errors.Is(err, errdefs.ErrNotFound) {
+		if err := c.makeWith(p.pid()); !errors.Is(err, errdefs.ErrNotFound) {
 			t.Errorf("got %v", err)
 		}
-		mustBeGone(t, c, true)
 		mustDelete(t, c)
 	})
 	t.Run("half joined", func(t *testing.T) {
 		p := startChild(t, "wait")
 		c := newCgroup(t, h, parent+"/half", nil)
-		last := len(c.dirs) - 1
-		if last == 0 {
+		if len(c.dirs) == 1 {
 			return
 		}
 		// A cpuset without processors takes no process.
@@ -122,15 +146,15 @@ func TestCreateUndone(t *testing.T) {
 		c.dirs = append(c.dirs[1:], member{"cpuset ", cpuset.dir})
 		c.host = &Host{mounts: maps.Clone(h.mounts), own: h.own}
 		c.host.mounts["cpuset "] = h.mounts["cpuset"]
-		if err := c.Create(p.pid()); err == nil {
+		if err := c.makeWith(p.pid()); err == nil {
 			t.Error("no error")
 		}
-		mustBeGone(t, c, true)
+		p.end()
 		mustDelete(t, c)
 	})
 	t.Run("removed meanwhile", func(t *testing.T) {
 		c := newCgroup(t, h, parent+"/partly", nil)
-		if err := c.Create(0); err != nil {
+		if err := c.makeAll(); err != nil {
 			t.Fatal(err)
 		}
 		for i, m := range c.dirs {
@@ -147,9 +171,6 @@ func TestCreateUndone(t *testing.T) {
 func TestCreateTogether(t *testing.T) {
 	h := warm(t)
 	parent := testPath(t)
-	p := startChild(t, "wait")
-	gone := p.pid()
-	p.end()
 	var all []*Cgroup
 	for i := range 8 {
 		all = append(all, newCgroup(t, h, fmt.Sprintf("%s/%d", parent, i), nil))
@@ -158,11 +179,15 @@ func TestCreateTogether(t *testing.T) {
 		var wg sync.WaitGroup
 		for i, c := range all {
 			wg.Go(func() {
-				pid := 0
 				if i%2 == 1 {
-					pid = gone
-				}
-				if err := c.Create(pid); (err == nil) != (pid == 0) {
+					// The v2 hierarchy, if any, is the last.
+					mend := c.spoil(max(0, len(c.dirs)-2))
+					err := c.makeAll()
+					mend()
+					if err == nil {
+						t.Errorf("create %d: no error", i)
+					}
+				} else if err := c.makeAll(); err != nil {
 					t.Errorf("create %d: %v", i, err)
 				}
 				if err := c.Delete(t.Context()); err != nil {
@@ -181,23 +206,40 @@ func TestCreateInUse(t *testing.T) {
 	h := warm(t)
 	a := newCgroup(t, h, testPath(t), nil)
 	b := newCgroup(t, h, testPath(t), nil)
-	if err := a.Create(0); err != nil {
+	if err := a.makeAll(); err != nil {
 		t.Fatal(err)
 	}
 	// An empty one is taken over.
 	p := startChild(t, "wait")
-	if err := b.Create(p.pid()); err != nil {
+	if err := b.makeWith(p.pid()); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Create(0); !errors.Is(err, errdefs.ErrNotImplemented) {
+	if err := a.makeAll(); !errors.Is(err, errdefs.ErrNotImplemented) {
 		t.Errorf("create in a cgroup with processes: %v", err)
 	}
 	inAll(t, b, p.pid())
+	if v1 := a.members(false); len(v1) > 0 {
+		// The v2 directory is free, and another's processes are in the others.
+		if _, ok := a.paths[""]; ok {
+			if err := join(h.home(""), p.pid()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.CreateUnified(); err != nil {
+			t.Errorf("create in a v2 directory without processes: %v", err)
+		}
+		if err := a.CreateOthers(); !errors.Is(err, errdefs.ErrNotImplemented) {
+			t.Errorf("create in v1 cgroups with processes: %v", err)
+		}
+		if pids, err := procs(v1[0].dir); err != nil || len(pids) != 1 {
+			t.Errorf("the other's processes: %v, %v", pids, err)
+		}
+	}
 	p.end()
 	if err := b.Freeze(); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Create(0); !errors.Is(err, errdefs.ErrFailedPrecondition) {
+	if err := a.makeAll(); !errors.Is(err, errdefs.ErrFailedPrecondition) {
 		t.Errorf("create in a frozen cgroup: %v", err)
 	}
 	if err := b.Thaw(); err != nil {

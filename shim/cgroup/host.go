@@ -57,8 +57,8 @@ type Host struct {
 }
 
 // Warm reads the host's cgroup mounts and the cgroup of this process, once for
-// the life of the process: about 0.2 ms that Create then need not spend. It also
-// has the library underneath do its own first-time work. It changes nothing.
+// the life of the process: about 0.2 ms that making a cgroup then need not spend. It
+// also has the library underneath do its own first-time work. It changes nothing.
 // An error wraps ErrFailedPrecondition when no usable hierarchy is mounted.
 func Warm() (*Host, error) {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
@@ -156,20 +156,6 @@ func (h *Host) Unified() bool { return h.unified }
 // mounted; none on pure v2. The caller must not change them.
 func (h *Host) Hierarchies() []Hierarchy { return h.hierarchies }
 
-// Below returns a copy of the host on which relative cgroup paths are below the
-// cgroups of process pid instead of this process's: those of the program that
-// asked for the container, where a shim was started ahead of need by another.
-// An error wraps ErrNotFound when there is no such process.
-func (h *Host) Below(pid int) (*Host, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	if err != nil {
-		return nil, classify(fmt.Errorf("cannot read the cgroup of process %d: %w", pid, err))
-	}
-	c := *h
-	c.own = parseProcCgroup(data)
-	return &c, nil
-}
-
 // paths is the directory of the cgroup path in each hierarchy (runc: initPaths
 // of its fs manager, defaultDirPath of fs2).
 func (h *Host) paths(path string) map[string]string {
@@ -197,6 +183,17 @@ func (h *Host) paths(path string) map[string]string {
 		}
 	}
 	return out
+}
+
+// home is the directory of this process's own cgroup in the hierarchy of the
+// subsystem, as it was when the host was read.
+func (h *Host) home(subsystem string) string {
+	v := h.mounts[subsystem]
+	rel, err := filepath.Rel(v.Root, h.own[subsystem])
+	if err != nil || strings.HasPrefix(rel, "..") {
+		rel = ""
+	}
+	return filepath.Join(v.Mountpoint, rel)
 }
 
 // classify gives kernel errors the errdefs class that callers act upon.

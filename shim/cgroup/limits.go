@@ -12,7 +12,7 @@ import (
 
 // Set writes the limits and the device rules the cgroup was made with. runc does
 // so with the container's first process already inside and still its own, and so
-// must the caller: after Create, before the process runs anything of the user's.
+// must the caller: before that process runs anything of the user's.
 // An error wraps ErrInvalidArgument where the kernel refuses a value; the cgroup
 // is then of no use, save to Delete.
 func (c *Cgroup) Set() error {

@@ -33,17 +33,6 @@ func (c *Cgroup) freeze(state cgroups.FreezerState) error {
 	return nil
 }
 
-// Frozen reports whether the cgroup is frozen.
-func (c *Cgroup) Frozen() (bool, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	state, err := c.manager.GetFreezerState()
-	if err != nil {
-		return false, classify(fmt.Errorf("cannot read the freezer's state: %w", err))
-	}
-	return state == cgroups.Frozen, nil
-}
-
 // Procs are the processes in the cgroup and its sub-cgroups, in no order, by
 // their ids in this process's pid namespace. A cgroup that is gone has none.
 func (c *Cgroup) Procs() ([]int, error) {

@@ -98,6 +98,7 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	p.native = task.NewNative(filepath.Dir(p.profile()), host, builder, p.events.send, p.stop)
+	p.native.Dir = fmt.Sprintf("/proc/self/fd/%d", p.dir.Fd())
 	defer p.native.Drop()
 	router := &task.Router{
 		Native: p.native, Binary: c.Fallback, Stop: p.end, Fallback: p.fallback,

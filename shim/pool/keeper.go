@@ -95,6 +95,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	k.ready, k.children = map[string]*part{}, map[int]string{}
 	k.init.path = k.Init
+	k.swept.shim = k.Shim
 	defer k.init.Close()
 	k.clearFailure() // it was another keeper's
 	k.adopt(ctx, time.Now())

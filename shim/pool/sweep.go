@@ -1,11 +1,14 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -26,6 +29,7 @@ const (
 
 // sweeper removes what claimed parts leave that died without a clean-up.
 type sweeper struct {
+	shim  string               // path of flashcube-shim
 	since map[string]time.Time // when a part that ought not to be was seen first
 }
 
@@ -54,7 +58,7 @@ func (s *sweeper) sweep(ctx context.Context, claimed string, now time.Time) {
 			_ = claim.Knock(dir)
 			delete(suspects, e.Name())
 		case what == dead && age >= abandoned:
-			if err := clear(dir); err != nil {
+			if err := s.clear(ctx, dir); err != nil {
 				log.G(ctx).WithError(err).Warn("can't remove what a dead part left")
 				continue
 			}
@@ -105,7 +109,7 @@ func readClaim(dir string) (claim.Request, error) {
 
 // clear removes a dead part. Nobody can manage a container any more whose shim and bundle are
 // gone, so what is left of its processes ends here.
-func clear(dir string) error {
+func (s *sweeper) clear(ctx context.Context, dir string) error {
 	all, err := processes(dir)
 	if err == nil {
 		for _, p := range all {
@@ -118,5 +122,23 @@ func clear(dir string) error {
 	} else if claim.Knock(dir) == nil {
 		return nil // a cold shim that lives and hasn't said who it is
 	}
+	if claim.Exists(filepath.Join(dir, claim.StateFile)) {
+		// It died with a container in the making.
+		if err := s.cleanUp(ctx, dir); err != nil {
+			log.G(ctx).WithError(err).Warn("a container that wasn't created may have left something")
+		}
+	}
 	return os.RemoveAll(dir)
+}
+
+// cleanUp ends the container whose state is in a directory.
+func (s *sweeper) cleanUp(ctx context.Context, dir string) error {
+	const longest = 5 * time.Second // as containerd's
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, s.shim, "-cleanup", "-bundle", dir).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
 }

@@ -12,10 +12,12 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"github.com/peregrine-dev/peregrine/integration/harness"
-	"github.com/peregrine-dev/peregrine/shim/task"
 )
 
 // stock puts a containerd of a line on PATH.
+// annotations are those that CRI passes on.
+const annotations = "peregrine.dev/flashcube.*"
+
 func stock(t *testing.T, version string) {
 	t.Helper()
 	cache, err := harness.Cache()
@@ -30,7 +32,7 @@ func stock(t *testing.T, version string) {
 }
 
 func TestDropIn(t *testing.T) {
-	fallback := []string{task.AnnotationFallback}
+	fallback := []string{annotations}
 	for _, path := range []string{"", "/opt/bün/" + shimBinary} {
 		text, err := DropIn(path)
 		if err != nil {
@@ -104,7 +106,7 @@ func TestAccepted(t *testing.T) {
 			if all, err := handlers(dump); err != nil || !all[Name] {
 				t.Errorf("knows %v, %v", all, err)
 			}
-			for _, text := range []string{"/opt/bin/" + shimBinary, Runtime, task.AnnotationFallback} {
+			for _, text := range []string{"/opt/bin/" + shimBinary, Runtime, annotations} {
 				if !bytes.Contains(dump, []byte(text)) {
 					t.Errorf("lost %s:\n%s", text, dump)
 				}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/shim/cgroup"
+	"github.com/peregrine-dev/peregrine/shim/claim"
 	"github.com/peregrine-dev/peregrine/shim/cube"
 	"github.com/peregrine-dev/peregrine/shim/network"
 	"github.com/peregrine-dev/peregrine/shim/oci"
@@ -180,10 +181,11 @@ func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 	}
 	// Whatever a dead shim could leave is in the state before it is there.
 	a.state.Cgroups = a.cgroup.Paths()
-	if err := a.state.Save(a.bundle); err != nil {
+	if err := s.note(a); err != nil {
 		return err
 	}
 	a.onUndo(func() { _ = a.state.remove(a.bundle) })
+	a.onUndo(s.unnote)
 	if err := s.takeNetwork(a); err != nil {
 		return err
 	}
@@ -222,7 +224,28 @@ func (s *Native) takeNetwork(a *attempt) (err error) {
 	}
 	a.onUndo(func() { _ = a.network.Done() })
 	a.state.NetworkDir, a.state.NetworkOffer = a.network.Place()
+	return s.note(a)
+}
+
+// note puts the state of an attempt on disk: in the bundle, and in the shim's directory.
+// A shim that dies before containerd has connected is not cleaned up after, and its
+// bundle goes; then flashcubed does it.
+func (s *Native) note(a *attempt) error {
+	if s.Dir != "" {
+		early := a.state
+		early.Poststop = nil // no hook has run
+		if err := early.Save(s.Dir); err != nil {
+			return err
+		}
+	}
 	return a.state.Save(a.bundle)
+}
+
+// unnote takes the state out of the shim's directory.
+func (s *Native) unnote() {
+	if s.Dir != "" {
+		_ = os.Remove(filepath.Join(s.Dir, claim.StateFile))
+	}
 }
 
 // startInit gives the container an init, in cgroups made for it. To move a process there
@@ -232,11 +255,9 @@ func (s *Native) startInit(ctx context.Context, a *attempt) error {
 	if err := a.cgroup.CreateUnified(); err != nil {
 		return err
 	}
+	others := false
 	a.onUndo(func() {
-		if a.cgroup == nil {
-			return
-		}
-		if err := s.removeCgroup(ctx, a.container); err != nil {
+		if err := s.removeCgroup(ctx, a.container, others); err != nil {
 			log.G(ctx).WithError(err).WithField("id", a.id).Warn("remove the cgroups of a container that wasn't created")
 		}
 	})
@@ -256,14 +277,9 @@ func (s *Native) startInit(ctx context.Context, a *attempt) error {
 	}
 	// While the init begins, the others are made.
 	if err := a.cgroup.CreateOthers(); err != nil {
-		// They may be another's, whose processes live on: only the one of v2 is to go.
-		unified, ok := a.cgroup.Paths()[""]
-		a.cgroup = nil
-		if ok {
-			a.cgroup, _ = s.host.Load(map[string]string{"": unified})
-		}
 		return err
 	}
+	others = true
 	if err := a.process.Ready(); err != nil {
 		return err
 	}

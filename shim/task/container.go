@@ -65,6 +65,7 @@ func (s *Native) keep(ctx context.Context, a *attempt, r *taskapi.CreateTaskRequ
 	})
 	s.exits.watch(a.process.Pid, func(e runc.Exit) { s.initExited(ctx, c, e) })
 	a.unwatched()
+	s.unnote()
 	if c.oom != nil {
 		go s.watchOOM(c)
 	}
@@ -128,7 +129,7 @@ func (s *Native) remove(ctx context.Context, c *container) error {
 	if err != nil {
 		log.G(ctx).WithError(err).WithField("id", c.id).Warn("close the streams")
 	}
-	err = s.removeCgroup(ctx, c)
+	err = s.removeCgroup(ctx, c, true)
 	if c.network != nil {
 		if nerr := c.network.Done(); nerr != nil {
 			log.G(ctx).WithError(nerr).WithField("id", c.id).Warn("give up the network namespace")
@@ -145,21 +146,33 @@ func (s *Native) remove(ctx context.Context, c *container) error {
 	return forget(c.bundle)
 }
 
-// removeCgroup kills what is left in the container's cgroups and removes them.
-func (s *Native) removeCgroup(ctx context.Context, c *container) error {
+// removeCgroup kills what is left in the container's cgroups and removes them. Without
+// all that is done in the v2 hierarchy only: in the others they may be somebody else's.
+func (s *Native) removeCgroup(ctx context.Context, c *container, all bool) error {
+	group := c.cgroup
+	if !all {
+		unified, ok := group.Paths()[""]
+		if !ok {
+			return nil
+		}
+		var err error
+		if group, err = s.host.Load(map[string]string{"": unified}); err != nil {
+			return err
+		}
+	}
 	const longest = 5 * time.Second
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), longest)
 	defer cancel()
 	quick, stop := context.WithCancel(ctx)
 	stop()
-	err := c.cgroup.Delete(quick) // as a rule nothing is left
+	err := group.Delete(quick) // as a rule nothing is left
 	if err == nil {
 		return nil
 	}
-	if err := c.cgroup.Kill(); err != nil {
+	if err := group.Kill(); err != nil {
 		return fmt.Errorf("kill what the container left behind: %w", err)
 	}
-	return c.cgroup.Delete(ctx)
+	return group.Delete(ctx)
 }
 
 func (c *container) process(execID string) (*process, error) {

@@ -27,6 +27,10 @@ import (
 
 // Native runs containers in cubes. It is safe for concurrent use.
 type Native struct {
+	// Dir is the shim's directory, which has the state of a container in the making. It is
+	// set before use; empty is none.
+	Dir string
+
 	root     string // of all profiles
 	host     *cgroup.Host
 	builder  *cube.Builder
