@@ -74,6 +74,7 @@ func (c *Claimer) takeReady(r *Request) (string, error) {
 				claim = r.appendJSON(make([]byte, 0, 512))
 			}
 			if err := replaceFile(part+"/"+ClaimFile, claim); err != nil {
+				_ = syscall.Rename(part, c.Dir+"/"+Ready+"/"+name)
 				return "", err
 			}
 			switch err := knock(part + "/" + Socket); err {
@@ -81,6 +82,8 @@ func (c *Claimer) takeReady(r *Request) (string, error) {
 				return part, nil
 			case syscall.ECONNREFUSED, syscall.ENOENT:
 				removeFlat(part) // dead
+			default:
+				_ = syscall.Unlink(part + "/" + ClaimFile) // whoever keeps the pool ends it
 			}
 		}
 	}

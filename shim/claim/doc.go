@@ -26,6 +26,8 @@
 //	             STARTTIME is field 22 of /proc/PID/stat, in clock ticks
 //	claim.json   the [Request] of the claimer, there once the part is claimed
 //	log          what the shim wrote to its standard error, if it was built by flashcubed
+//	flashcube.json  what the shim has made for a container that isn't created yet; when
+//	             the shim dies and the bundle is gone, flashcubed takes that away
 //
 // The part builds itself: `flashcube-shim -dir DIR/building/N` prepares everything,
 // listens on shim.sock and then renames its own directory to ready/N. Nothing connects

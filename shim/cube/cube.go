@@ -276,6 +276,13 @@ func (p *Process) EnterCgroups(files []*os.File) error {
 	return err
 }
 
+// Join has an init enter namespaces, in this order; files are what joins name, and stay
+// the caller's. It comes before CreateInit.
+func (p *Process) Join(joins []plan.Join, files []*os.File) error {
+	_, err := p.create(initproc.Join, joins, files)
+	return err
+}
+
 // CreateInit has an init become a container, up to its program. files are what the plan
 // names; they stay the caller's. console is the master of the container's terminal if
 // it has one, and the caller's to close.

@@ -32,15 +32,21 @@ func (f *Files) Close() {
 }
 
 // Fill opens everything of the host that a container's plan names, but for its root and
-// streams, and puts the positions into the plan. Of the namespaces that were made ahead,
-// by type, it takes those the container has of its own. Relative sources are the
+// streams and namespaces, and puts the positions into the plan. Relative sources are the
 // bundle's.
-func (f *Files) Fill(c *oci.Container, ahead map[int]*os.File, bundle string) error {
+func (f *Files) Fill(c *oci.Container, bundle string) error {
 	for _, b := range c.Binds {
 		if err := f.Bind(&c.Plan.Mounts[b.Mount], b, bundle, c.Plan.RootPropagation); err != nil {
 			return fmt.Errorf("bind %s at %s: %w", b.Source, c.Plan.Mounts[b.Mount].Destination, err)
 		}
 	}
+	return nil
+}
+
+// Joins opens the namespaces that a container's init is to join: of those made ahead, by
+// type, those it has of its own, and those its spec names.
+func (f *Files) Joins(c *oci.Container, ahead map[int]*os.File) ([]plan.Join, error) {
+	var joins []plan.Join
 	for _, t := range types {
 		ns := ahead[t.flag]
 		if ns == nil || c.New&uintptr(t.flag) == 0 {
@@ -48,13 +54,13 @@ func (f *Files) Fill(c *oci.Container, ahead map[int]*os.File, bundle string) er
 		}
 		file, err := dup(ns)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		c.Plan.Join = append(c.Plan.Join, plan.Join{FD: f.Add(file), Type: t.flag})
+		joins = append(joins, plan.Join{FD: f.Add(file), Type: t.flag})
 	}
 	for _, ns := range c.Join {
 		if ns.Type == unix.CLONE_NEWPID {
-			continue // its init begins there
+			continue // the init begins there
 		}
 		path := ns.Path
 		if path == "" {
@@ -62,11 +68,11 @@ func (f *Files) Fill(c *oci.Container, ahead map[int]*os.File, bundle string) er
 		}
 		file, err := os.Open(path)
 		if err != nil {
-			return fmt.Errorf("namespace to join: %w", err)
+			return nil, fmt.Errorf("namespace to join: %w", err)
 		}
-		c.Plan.Join = append(c.Plan.Join, plan.Join{FD: f.Add(file), Type: ns.Type})
+		joins = append(joins, plan.Join{FD: f.Add(file), Type: ns.Type})
 	}
-	return nil
+	return joins, nil
 }
 
 var nsNames = map[int]string{unix.CLONE_NEWIPC: "ipc", unix.CLONE_NEWUTS: "uts", unix.CLONE_NEWNET: "net"}

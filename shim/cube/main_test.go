@@ -111,7 +111,16 @@ func begin(tb testing.TB, b *cube.Builder, s *specs.Spec, ahead bool) (*box, err
 	if err := p.Ready(); err != nil {
 		tb.Fatal(err)
 	}
-	if err := files.Fill(c, made.Namespaces, tb.TempDir()); err != nil {
+	var namespaceFiles cube.Files
+	defer namespaceFiles.Close()
+	joins, err := namespaceFiles.Joins(c, made.Namespaces)
+	if err == nil && len(joins) > 0 {
+		err = p.Join(joins, namespaceFiles.List())
+	}
+	if err != nil {
+		return x, err
+	}
+	if err := files.Fill(c, tb.TempDir()); err != nil {
 		return x, err
 	}
 	root, err := cube.OpenRoot(nil, s.Root.Path)

@@ -15,9 +15,6 @@ import (
 // become turns this process and a cube into the container of a plan, up to the program.
 // console is the master of its terminal, or None.
 func become(p *plan.Container, fds []int) (_ *program, console int, err error) {
-	if err := enter(p.Join, fds); err != nil {
-		return nil, None, err
-	}
 	if p.CgroupNamespace {
 		if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
 			return nil, None, fmt.Errorf("make a cgroup namespace: %w", err)

@@ -77,8 +77,13 @@ func enterCgroups(fds []int) error {
 	return nil
 }
 
-// enter joins the namespaces of a plan.
-func enter(joins []plan.Join, fds []int) error {
+// enterNamespaces joins the namespaces of a list of plan.Join.
+func enterNamespaces(fds []int) error {
+	var joins []plan.Join
+	fds, err := decode(fds, &joins)
+	if err != nil {
+		return err
+	}
 	for _, j := range joins {
 		fd, err := at(fds, j.FD)
 		if err != nil {
@@ -99,6 +104,9 @@ func enter(joins []plan.Join, fds []int) error {
 				return err
 			}
 		}
+	}
+	for _, fd := range fds {
+		unix.Close(fd)
 	}
 	return nil
 }

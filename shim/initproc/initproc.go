@@ -27,9 +27,10 @@ const Socket = 3
 
 // Messages of the shim, each one packet. Create and Exec carry file descriptors: a
 // memfd with the plan as JSON, then those the plan names. Enter carries those of files
-// only; it may come before Create, once. All are answered.
+// only, Join those of namespaces after its list; they come before. All are answered.
 const (
 	Enter  = 'g' // files that put the thread that writes 0 to them in the container's cgroups
+	Join   = 'j' // namespaces, and a list of plan.Join
 	Create = 'c'
 	Exec   = 'e'
 	Start  = 's'
@@ -128,7 +129,7 @@ func runInit(cube, network bool) error {
 // needs, are done with when it counts.
 func rehearse() error {
 	text, err := json.Marshal(plan.Container{
-		Join: []plan.Join{{}}, Mounts: []plan.Mount{{Propagation: []uintptr{1}}}, Devices: []plan.Device{{}},
+		Mounts: []plan.Mount{{Propagation: []uintptr{1}}}, Devices: []plan.Device{{}},
 		MaskedPaths: []string{"/"},
 		Process:     plan.Process{Args: []string{"-"}, Groups: []uint32{1}, Rlimits: []plan.Rlimit{{}}, Seccomp: []byte{0}},
 	})
@@ -170,23 +171,28 @@ func receive() (kind byte, fds []int, err error) {
 }
 
 // receivePlan waits for the plan that a message of a kind carries, and enters cgroups
-// before if it is told to. It returns the files that the plan names.
+// and namespaces before if it is told to. It returns the files that the plan names.
 func receivePlan(want byte, into any) ([]int, error) {
-	kind, fds, err := receive()
-	if err == nil && kind == Enter {
-		if err := enterCgroups(fds); err != nil {
+	for {
+		kind, fds, err := receive()
+		if err != nil {
+			return nil, err
+		}
+		switch kind {
+		case want:
+			return decode(fds, into)
+		case Enter:
+			err = enterCgroups(fds)
+		case Join:
+			err = enterNamespaces(fds)
+		default:
+			err = fmt.Errorf("message %q where a plan is due", kind)
+		}
+		if err != nil {
 			return nil, err
 		}
 		reply(nil, None)
-		kind, fds, err = receive()
 	}
-	if err != nil {
-		return nil, err
-	}
-	if kind != want {
-		return nil, fmt.Errorf("message %q where a plan is due", kind)
-	}
-	return decode(fds, into)
 }
 
 // decode reads the plan that is the first of a message's files, and returns the others.

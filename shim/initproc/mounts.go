@@ -75,7 +75,7 @@ func mountNew(root int, m *plan.Mount) error {
 				unix.Close(dest)
 				return err
 			}
-			mode := fmt.Sprintf("mode=%04o", st.Mode&0o777)
+			mode := fmt.Sprintf("mode=%04o", st.Mode&0o7777)
 			if data != "" {
 				data = mode + "," + data
 			} else {

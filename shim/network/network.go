@@ -21,8 +21,9 @@
 //
 // Taking is rename(ready/N, taken/N): of many takers one succeeds. When the container is
 // deleted, or could not be made, the shim renames the offer to done/N, where the plugin
-// takes it apart. An offer in taken whose owner is dead and whose bundle is gone is the
-// plugin's to take apart too. No namespace is offered twice.
+// takes it apart. An offer in taken whose owner is dead and whose bundle is gone, or that
+// has no owner after a minute, is the plugin's to take apart too. No namespace is offered
+// twice.
 //
 // Who configures the network of a container (a CNI plugin by ADD, nerdctl by a
 // createRuntime hook) is given the namespace's path as ever, finds the offer by the
@@ -34,6 +35,7 @@
 package network
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +43,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 )
 
@@ -79,7 +82,7 @@ type Container struct {
 // Take takes an offer of the network in a directory, nil if there is none. owner is a
 // line "PID STARTTIME" of the process that has it from now on. An offer that isn't a
 // network namespace is passed over, and goes to done.
-func Take(dir, owner string) (*Offer, error) {
+func Take(ctx context.Context, dir, owner string) (*Offer, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, ready))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -93,7 +96,11 @@ func Take(dir, owner string) (*Offer, error) {
 			continue // somebody else's
 		}
 		if err := o.open(owner); err != nil {
-			return nil, errors.Join(fmt.Errorf("take the offer %s: %w", e.Name(), err), o.move(taken, done))
+			log.G(ctx).WithError(err).WithField("offer", e.Name()).Warn("pass over an offer of a network namespace")
+			if err := o.move(taken, done); err != nil {
+				return nil, fmt.Errorf("put the offer %s away: %w", e.Name(), err)
+			}
+			continue
 		}
 		return o, nil
 	}

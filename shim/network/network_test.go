@@ -48,11 +48,11 @@ func exists(path string) bool {
 
 func TestLife(t *testing.T) {
 	dir := t.TempDir()
-	if o, err := Take(dir, "1 2"); o != nil || err != nil {
+	if o, err := Take(t.Context(), dir, "1 2"); o != nil || err != nil {
 		t.Fatalf("of nothing: %v, %v", o, err)
 	}
 	offer(t, dir, "a", "net")
-	o, err := Take(dir, "1 2")
+	o, err := Take(t.Context(), dir, "1 2")
 	if err != nil || o == nil {
 		t.Fatalf("%v, %v", o, err)
 	}
@@ -66,7 +66,7 @@ func TestLife(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(dir, taken, "a", ownerFile)); err != nil || string(text) != "1 2\n" {
 		t.Errorf("owner %q, %v", text, err)
 	}
-	if again, err := Take(dir, "3 4"); again != nil || err != nil {
+	if again, err := Take(t.Context(), dir, "3 4"); again != nil || err != nil {
 		t.Errorf("taken twice: %v, %v", again, err)
 	}
 	if err := o.Use(Container{ID: "c", Namespace: "default", Bundle: "/b", Pid: 7}); err != nil {
@@ -92,8 +92,8 @@ func TestTakeWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			offer(t, dir, "a", kind)
-			if o, err := Take(dir, "1 2"); o != nil || err == nil {
-				t.Fatalf("took %v", o)
+			if o, err := Take(t.Context(), dir, "1 2"); o != nil || err != nil {
+				t.Fatalf("took %v, %v", o, err)
 			}
 			if !exists(filepath.Join(dir, done, "a")) {
 				t.Error("it is not put away")
@@ -114,7 +114,7 @@ func TestTakeOnce(t *testing.T) {
 	var group sync.WaitGroup
 	for range takers {
 		group.Go(func() {
-			o, err := Take(dir, "1 2")
+			o, err := Take(t.Context(), dir, "1 2")
 			if err != nil {
 				t.Error(err)
 			}

@@ -23,6 +23,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
@@ -60,6 +62,7 @@ type part struct {
 	mu       sync.Mutex
 	claimed  *claim.Request // nil until somebody has claimed the part
 	used     bool           // a container was asked for
+	leaving  bool           // nobody is to ask any more
 	services *claimedServices
 }
 
@@ -87,7 +90,9 @@ func Run(ctx context.Context, c Config) (err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
 	}
-	go reap(ctx)
+	children := make(chan os.Signal, 32)
+	signal.Notify(children, unix.SIGCHLD)
+	go reap(children)
 	builder, err := c.builder()
 	if err != nil {
 		return err
@@ -162,9 +167,7 @@ func (p *part) serve(ctx context.Context, server *ttrpc.Server, listener *knock)
 		select {
 		case <-interrupted:
 			// It ends with the container, not before.
-			if p.idle() {
-				p.end()
-			}
+			p.endIdle()
 			interrupted = nil
 		case err := <-failed:
 			return err
@@ -199,10 +202,14 @@ func (p *part) leave(server *ttrpc.Server) error {
 
 func (p *part) end() { p.once.Do(func() { close(p.stop) }) }
 
-func (p *part) idle() bool {
+// endIdle ends the part unless there is a container, or was.
+func (p *part) endIdle() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.used
+	if !p.used {
+		p.leaving = true
+		p.end()
+	}
 }
 
 // knocked is called at the first connection: somebody claimed the part, and has to make
@@ -216,9 +223,7 @@ func (p *part) knocked() {
 		defer timer.Stop()
 		select {
 		case <-timer.C:
-			if p.idle() {
-				p.end()
-			}
+			p.endIdle()
 		case <-p.stop:
 		}
 	}()
@@ -250,7 +255,9 @@ func (f *first) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*task
 	if _, err := f.part.own(); err != nil {
 		return nil, err
 	}
-	f.part.use(r.Bundle)
+	if err := f.part.use(r.Bundle); err != nil {
+		return nil, errgrpc.ToGRPC(err)
+	}
 	return f.Router.Create(ctx, r)
 }
 
@@ -266,13 +273,17 @@ func (p *part) inNamespace(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *
 }
 
 // use notes that there is a container.
-func (p *part) use(bundle string) {
+func (p *part) use(bundle string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.leaving {
+		return fmt.Errorf("this shim waited for its container in vain and ends: %w", errdefs.ErrUnavailable)
+	}
 	if !p.used {
 		p.used = true
 		openLog(bundle)
 	}
+	return nil
 }
 
 // own reads who claimed the part, once.
@@ -412,10 +423,8 @@ func (p *part) writePids(more ...int) error {
 }
 
 // reap reaps children until the process ends.
-func reap(context.Context) {
-	signals := make(chan os.Signal, 32)
-	signal.Notify(signals, unix.SIGCHLD)
-	for range signals {
+func reap(children <-chan os.Signal) {
+	for range children {
 		if err := reaper.Reap(); err != nil {
 			log.L.WithError(err).Error("reap children")
 		}

@@ -11,9 +11,6 @@ const None = -1
 type Container struct {
 	ID string // names the session keyring
 
-	// Join are namespaces to enter, in this order, instead of the init's own. A mount
-	// namespace among them is a cube's.
-	Join []Join `json:",omitempty"`
 	// CgroupNamespace has the init make one, after it was put into its cgroup.
 	CgroupNamespace bool `json:",omitempty"`
 
@@ -36,7 +33,8 @@ type Container struct {
 	Process    Process
 }
 
-// Join is a namespace to enter with setns(2).
+// Join is a namespace for the init to enter with setns(2), instead of its own, before it
+// has the plan. A mount namespace is a cube's.
 type Join struct {
 	FD   int // position
 	Type int // CLONE_NEW*

@@ -192,7 +192,14 @@ func (k *Keeper) act(ctx context.Context, now time.Time) time.Time {
 		if now.Before(deadline) {
 			return deadline
 		}
-		k.failed(ctx, now, fmt.Sprintf("not ready after %s", k.Pace.Timeout))
+		// It may have got ready, and be claimed, at this moment: whoever renames it has it.
+		name := k.building.name
+		if os.Rename(k.path(claim.Building, name), k.path(claim.Retired, name)) == nil {
+			k.failed(ctx, now, fmt.Sprintf("not ready after %s", k.Pace.Timeout))
+		} else {
+			k.gotReady(ctx, now)
+			k.scan(ctx, now)
+		}
 	}
 	if len(k.ready) >= target {
 		k.missing = time.Time{}

@@ -186,7 +186,7 @@ func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 	}
 	a.onUndo(func() { _ = a.state.remove(a.bundle) })
 	a.onUndo(s.unnote)
-	if err := s.takeNetwork(a); err != nil {
+	if err := s.takeNetwork(ctx, a); err != nil {
 		return err
 	}
 	a.ahead = map[int]*os.File{}
@@ -201,12 +201,12 @@ func (s *Native) place(ctx context.Context, a *attempt) (err error) {
 		return err
 	}
 	a.onUndo(a.files.Close)
-	return a.files.Fill(a.compiled, a.ahead, a.bundle)
+	return a.files.Fill(a.compiled, a.bundle)
 }
 
 // takeNetwork takes the network namespace that a network plugin offers, if the container
 // wants one and there is one.
-func (s *Native) takeNetwork(a *attempt) (err error) {
+func (s *Native) takeNetwork(ctx context.Context, a *attempt) (err error) {
 	name := a.spec.Annotations[network.Annotation]
 	if name == "" || a.compiled.New&unix.CLONE_NEWNET == 0 {
 		return nil
@@ -218,7 +218,7 @@ func (s *Native) takeNetwork(a *attempt) (err error) {
 	if err != nil {
 		return err
 	}
-	a.network, err = network.Take(network.Dir(s.root, name), fmt.Sprintf("%d %d", os.Getpid(), began))
+	a.network, err = network.Take(ctx, network.Dir(s.root, name), fmt.Sprintf("%d %d", os.Getpid(), began))
 	if err != nil || a.network == nil {
 		return err
 	}
@@ -286,8 +286,22 @@ func (s *Native) startInit(ctx context.Context, a *attempt) error {
 	if err := enter(a.cgroup, a.process, born); err != nil {
 		return err
 	}
+	if err := a.joinNamespaces(); err != nil {
+		return err
+	}
 	a.state.Joined = true
 	return a.state.Save(a.bundle)
+}
+
+// joinNamespaces has the init join those that are not new with it.
+func (a *attempt) joinNamespaces() error {
+	var files cube.Files
+	defer files.Close()
+	joins, err := files.Joins(a.compiled, a.ahead)
+	if err != nil || len(joins) == 0 {
+		return err
+	}
+	return a.process.Join(joins, files.List())
 }
 
 // spawn starts the init; born is whether it is in the cgroup of v2, or there is none.
@@ -391,7 +405,13 @@ func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
 			return err
 		}
 	}
+	limited := false
 	if hooks := a.spec.Hooks; hooks != nil && len(hooks.CreateRuntime) > 0 {
+		// They may change what the cgroups allow, and must not be limitless themselves.
+		if err := a.cgroup.Set(); err != nil {
+			return err
+		}
+		limited = true
 		if err := a.runtimeHooks(ctx, hooks.CreateRuntime); err != nil {
 			return err
 		}
@@ -400,7 +420,7 @@ func (s *Native) fill(ctx context.Context, a *attempt) (err error) {
 		return err
 	}
 	console, err := a.process.CreateInit(&a.compiled.Plan, a.files.List())
-	if err == nil {
+	if err == nil && !limited {
 		// Not at the same time: while the rules for devices are written there are moments
 		// in which the init couldn't make them.
 		err = a.cgroup.Set()

@@ -160,6 +160,15 @@ func (s *Native) spawnExec(c *container) (*cube.Process, error) {
 	if err := enter(c.cgroup, helper, born); err != nil {
 		return nil, errors.Join(err, helper.Signal(unix.SIGKILL), helper.Close())
 	}
+	// The container's init may have ended meanwhile: either what kills the rest has seen
+	// this process in the cgroups, or it is seen here.
+	c.mu.Lock()
+	ended := c.ended
+	c.mu.Unlock()
+	if ended {
+		err := fmt.Errorf("container %s init process is not running: %w", c.id, errdefs.ErrFailedPrecondition)
+		return nil, errors.Join(err, helper.Signal(unix.SIGKILL), helper.Close())
+	}
 	return helper, nil
 }
 
@@ -205,6 +214,9 @@ func (s *Native) deleteExec(ctx context.Context, c *container, id string) (*task
 	}
 	e.op.Lock() // it may be about to start
 	defer e.op.Unlock()
+	if now, err := c.findExec(id); err != nil || now != e {
+		return nil, fmt.Errorf("process does not exist %s: %w", id, errdefs.ErrNotFound) // deleted meanwhile
+	}
 	status, pid := e.state()
 	if status != tasktypes.Status_STOPPED && pid != 0 {
 		return nil, fmt.Errorf("cannot delete a %s process: %w", word(status), errdefs.ErrFailedPrecondition)

@@ -240,7 +240,8 @@ func (s *Native) Kill(_ context.Context, r *taskapi.KillRequest) (*emptypb.Empty
 	}
 	if err == nil && signal == unix.SIGKILL && r.ExecID == "" {
 		// What is frozen can't die.
-		if err = c.cgroup.Thaw(); errdefs.IsFailedPrecondition(err) { // no freezer
+		err = c.cgroup.Thaw()
+		if errdefs.IsFailedPrecondition(err) || c.stopped() { // no freezer, or nothing to thaw
 			err = nil
 		}
 	}

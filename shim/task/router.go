@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -107,7 +108,13 @@ func (r *Router) create(ctx context.Context, namespace string, req *taskapi.Crea
 		return response, r.Native, nil
 	}
 	if release != nil {
-		defer release()
+		// Whoever reads a fifo would take its closing for the end; a logging program must
+		// not run twice.
+		if strings.Contains(req.Stdout, "://") {
+			release()
+		} else {
+			defer release()
+		}
 	}
 	var last *final
 	if errors.As(err, &last) {
