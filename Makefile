@@ -12,7 +12,7 @@ GO      ?= go
 # What the tests and the demo need of Debian; the bundle itself needs xfsprogs.
 PACKAGES := xfsprogs debootstrap util-linux
 
-.PHONY: help deps stock build demo test test-vm bench soak fuzz lint generate install uninstall clean
+.PHONY: help deps stock build demo test test-vm suite bench soak fuzz lint generate install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,8 +44,11 @@ test-vm: build stock ## run the smoke tests in a small virtual machine: older ke
 bench: build stock ## measure ours against stock, alternately
 	bin/peregrine bench all
 
-soak: build stock ## the long form of the crash test
-	PEREGRINE_SOAK=1 $(GO) test -count 1 -timeout 2h -run '^TestKill$$' -v ./integration/
+suite: build stock ## containerd's own client tests, with FlashCube as the runtime
+	$(GO) test -tags suite -count 1 -timeout 40m -run '^TestSuite$$' -v ./integration/suite/
+
+soak: build stock ## the long forms of the crash tests
+	PEREGRINE_SOAK=1 $(GO) test -count 1 -timeout 2h -run '^(TestKill|TestShimKill|TestShimSoak)$$' -v ./integration/
 
 fuzz: ## run each fuzz target for a minute
 	@contrib/fuzz.sh 60s
@@ -54,6 +57,7 @@ lint: stock ## gofumpt, vet, staticcheck
 	@out=$$($(LINT)/gofumpt -l .) && [ -z "$$out" ] || { echo "not gofumpt-clean: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./integration/vm/
+	$(GO) vet -tags suite ./integration/suite/
 	$(LINT)/staticcheck ./...
 
 generate: ## make the generated files again (there are none yet)

@@ -26,6 +26,11 @@ const (
 	bin   = "../../bin"
 )
 
+// leftOut are tests that no runtime but runc can pass, and why.
+var leftOut = map[string]string{
+	"TestKillContainerDeletedByRunc": "it deletes the container behind containerd's back, with runc itself",
+}
+
 // TestSuite fails for each test of containerd's that passes with runc and not with the
 // runtime.
 func TestSuite(t *testing.T) {
@@ -50,6 +55,11 @@ func TestSuite(t *testing.T) {
 	}
 	if *only != "" {
 		want = map[string]Result{*only: want[*only]}
+	}
+	for name, why := range leftOut {
+		t.Logf("%s is left out: %s", name, why)
+		delete(want, name)
+		delete(got, name)
 	}
 	for _, worse := range Worse(want, got) {
 		t.Error(worse)
