@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +20,8 @@ import (
 )
 
 // kill is what happens to a life: a victim dies by SIGKILL some time after a step began,
-// or, if after is negative, when the step is done.
+// or, if after is negative, when the step is done. If the step makes the victim, the time
+// is from when it is there.
 type kill struct {
 	victim string
 	step   int
@@ -35,18 +35,31 @@ func (k kill) String() string {
 	return fmt.Sprintf("%s %s into %s", k.victim, k.after, steps[k.step].name)
 }
 
-// someKills has every victim killed during every step and after it, in any order. A
-// binary is the program that containerd executes to begin and to end a shim.
+// made reports whether the step makes the victim.
+func (k kill) made() bool {
+	return k.victim == "binary" || k.step == 0 && slices.Contains([]string{"shim", "both", "init"}, k.victim)
+}
+
+// someKills has every victim killed during every step and after it, in any order. Both
+// are containerd and the shim; a binary is the program that containerd executes to begin
+// and to end a shim.
 func someKills(random *rand.Rand) (kills []kill) {
 	for i, s := range steps {
-		for _, victim := range []string{"flashcubed", "containerd", "shim", "init"} {
-			kills = append(kills, kill{victim, i, upTo(random, 14)})
-			if i < stop || i == stop && victim != "init" {
+		for _, victim := range []string{"flashcubed", "containerd", "shim", "both", "init", "binary"} {
+			if victim == "binary" && !s.binary {
+				continue
+			}
+			if k := (kill{victim, i, 0}); k.made() { // it is there for some milliseconds
+				for range 3 {
+					k.after = upTo(random, 12)
+					kills = append(kills, k)
+				}
+			} else {
+				kills = append(kills, kill{victim, i, upTo(random, 14)})
+			}
+			if victim != "binary" && (i < stop || i == stop && victim != "init") {
 				kills = append(kills, kill{victim, i, -1})
 			}
-		}
-		if s.binary {
-			kills = append(kills, kill{"binary", i, upTo(random, 8)}, kill{"binary", i, upTo(random, 12)})
 		}
 	}
 	random.Shuffle(len(kills), func(i, j int) { kills[i], kills[j] = kills[j], kills[i] })
@@ -66,7 +79,7 @@ func TestShimKill(t *testing.T) {
 	l := newLives(t)
 	for n := range rounds {
 		for i, k := range someKills(random) {
-			if !t.Run(fmt.Sprintf("%d-%d %s", n, i, k), func(t *testing.T) { l.survive(t, k) }) {
+			if !t.Run(fmt.Sprintf("%d-%d %s", n, i, k), func(t *testing.T) { l.survive(t, k, random.IntN(2) == 0) }) {
 				return
 			}
 		}
@@ -78,12 +91,14 @@ func TestShimKill(t *testing.T) {
 	}
 }
 
-// survive lives a life with a kill in it, and one more of the same container.
-func (l *lives) survive(t *testing.T, k kill) {
+// survive lives a life with a kill in it, and maybe one more of the same container, which
+// would find what the first has left.
+func (l *lives) survive(t *testing.T, k kill, more bool) {
 	if err := l.bundle.Flashcube.Full(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	const id = "killed"
+	l.n++
+	id := fmt.Sprint("killed-", l.n) // its own: what another left would not show
 	client := l.connect(t)
 	x := &life{container: l.newContainer(t, client, id)}
 	next := subscribe(t, client, id)
@@ -104,7 +119,7 @@ func (l *lives) survive(t *testing.T, k kill) {
 		l.inquire(t, k.victim, x, next)
 	}
 	code, err := x.bury(t.Context())
-	switch expected := m.killed && x.exists() && k.victim != "shim"; {
+	switch expected := m.killed && x.exists() && k.victim != "shim" && k.victim != "both"; {
 	case err != nil:
 		t.Fatalf("the task can't be deleted: %v", err)
 	case expected && code < 0:
@@ -112,13 +127,17 @@ func (l *lives) survive(t *testing.T, k kill) {
 	case expected && code != 4 && code != 137:
 		t.Errorf("the task's exit is %d", code)
 	}
-	if err := again(t.Context(), x.container); err != nil {
-		t.Fatalf("once more: %v", err)
+	if more {
+		if err := again(t.Context(), x.container); err != nil {
+			t.Fatalf("once more: %v", err)
+		}
 	}
 	if err := x.container.Delete(t.Context(), containerd.WithSnapshotCleanup); err != nil {
 		t.Error(err)
 	}
-	l.settle(t, patience, k.step == 0 && (k.victim == "shim" || k.victim == "binary"))
+	// While a shim has no container, or none any more, containerd doesn't know what to do
+	// about the death of it.
+	l.settle(t, patience, !x.exists() && slices.Contains([]string{"shim", "both", "binary"}, k.victim))
 }
 
 // again has a container live once more. containerd may still be about to forget a dead
@@ -140,7 +159,7 @@ func (l *lives) revive(t *testing.T, victim, id string, x *life) *life {
 	switch victim {
 	case "flashcubed":
 		err = l.bundle.Flashcube.Start(t.Context())
-	case "containerd":
+	case "containerd", "both":
 		if err = l.Containerd.Start(t.Context()); err == nil {
 			x.container, err = l.connect(t).LoadContainer(t.Context(), id)
 		}
@@ -187,7 +206,7 @@ func (l *lives) inquire(t *testing.T, victim string, x *life, next func() string
 			err = task.Resume(t.Context())
 		}
 		if err == nil {
-			err = run0(t.Context(), x.container, task, "after")
+			err = execute(t.Context(), x.container, task, "after", "true")
 		}
 		if err != nil {
 			t.Errorf("after a restart the task is %q: %v", status.Status, err)
@@ -223,7 +242,7 @@ func (l *lives) plot(ctx context.Context, id string, k kill) *murder {
 
 // commit kills the victim, if need be as soon as there is one.
 func (m *murder) commit(ctx context.Context, l *lives, id string) {
-	if m.victim != "binary" {
+	if !m.made() {
 		time.Sleep(m.after)
 	}
 	pid := 0
@@ -233,7 +252,7 @@ func (m *murder) commit(ctx context.Context, l *lives, id string) {
 		}
 		pid = l.find(m.victim, id)
 	}
-	if m.victim == "binary" { // it doesn't live long
+	if m.made() {
 		time.Sleep(m.after)
 	}
 	switch m.victim {
@@ -241,6 +260,10 @@ func (m *murder) commit(ctx context.Context, l *lives, id string) {
 		m.err = l.bundle.Flashcube.Kill()
 	case "containerd":
 		m.err = l.Containerd.Kill()
+	case "both":
+		// Not the shim first: containerd is not to know of it.
+		m.err = l.Containerd.Kill()
+		_ = unix.Kill(pid, unix.SIGKILL)
 	default:
 		m.err = unix.Kill(pid, unix.SIGKILL)
 		if errors.Is(m.err, unix.ESRCH) {
@@ -282,7 +305,7 @@ func (l *lives) find(victim, id string) int {
 		return l.bundle.Flashcube.Pid
 	case "containerd":
 		return l.Containerd.Pid
-	case "shim":
+	case "shim", "both":
 		parts, err := l.bundle.Flashcube.Claimed()
 		for _, pids := range parts {
 			if err == nil && unix.Kill(pids[0], 0) == nil {
@@ -298,21 +321,10 @@ func (l *lives) find(victim, id string) int {
 			return state.Pid
 		}
 	case "binary":
-		return child(l.Containerd.Pid, "containerd-shim", "flashcube-shim")
-	}
-	return 0
-}
-
-// child is a child of a process by its name, 0 if there is none.
-func child(parent int, names ...string) int {
-	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
-	for _, file := range files {
-		text, _ := os.ReadFile(file)
-		for pid := range strings.FieldsSeq(string(text)) {
-			name, err := os.ReadFile("/proc/" + pid + "/comm")
-			if err == nil && slices.Contains(names, strings.TrimSpace(string(name))) {
-				n, _ := strconv.Atoi(pid)
-				return n
+		for _, pid := range children(l.Containerd.Pid) {
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			if slices.Contains([]string{"containerd-shim", "flashcube-shim"}, strings.TrimSpace(string(name))) {
+				return pid
 			}
 		}
 	}

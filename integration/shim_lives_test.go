@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/peregrine-dev/peregrine/integration/leak"
 	"github.com/peregrine-dev/peregrine/shim/claim"
 	"github.com/peregrine-dev/peregrine/shim/pool"
+	"github.com/peregrine-dev/peregrine/shim/task"
 )
 
 // lives are containers of one bundle, of which nothing is to be left.
@@ -29,9 +31,11 @@ type lives struct {
 	*shimUnderTest
 	bundle *harness.Bundle
 	before leak.State
-	// orphans are directories of claimed parts that flashcubed is to remove.
+	// orphans are directories of claimed parts that flashcubed is to remove, and the ids of
+	// containers that it is to clean up after.
 	orphans map[string]bool
-	late   int // kills that came when the life was over
+	n       int // of containers
+	late    int // kills that came when the life was over
 }
 
 // newLives is a bundle in which a first container has lived.
@@ -156,13 +160,13 @@ func (x *life) exec(ctx context.Context) error {
 	return p.Start(ctx)
 }
 
-// run0 executes a program in a container, which succeeds.
-func run0(ctx context.Context, c containerd.Container, task containerd.Task, id string) error {
+// execute executes a program in a container, which succeeds.
+func execute(ctx context.Context, c containerd.Container, task containerd.Task, id string, args ...string) error {
 	spec, err := c.Spec(ctx)
 	if err != nil {
 		return err
 	}
-	spec.Process.Args = []string{"true"}
+	spec.Process.Args = args
 	p, err := task.Exec(ctx, id, spec.Process, cio.NullIO)
 	if err != nil {
 		return err
@@ -188,19 +192,25 @@ func run0(ctx context.Context, c containerd.Container, task containerd.Task, id 
 
 // stop ends the container by SIGTERM.
 func (x *life) stop(ctx context.Context) error {
+	code, err := terminate(ctx, x.task, x.ended)
+	if err == nil && code != 4 {
+		err = fmt.Errorf("the exit is %d", code)
+	}
+	return err
+}
+
+// terminate sends a task SIGTERM until it ends: it may not have been ready for the signal.
+func terminate(ctx context.Context, task containerd.Task, ended <-chan containerd.ExitStatus) (code uint32, err error) {
 	for {
-		if err := x.task.Kill(ctx, unix.SIGTERM); err != nil && !errdefs.IsNotFound(err) {
-			return err
+		if err := task.Kill(ctx, unix.SIGTERM); err != nil && !errdefs.IsNotFound(err) {
+			return 0, err
 		}
 		select {
-		case status := <-x.ended:
-			if code, _, err := status.Result(); err != nil || code != 4 {
-				return fmt.Errorf("the exit is %d, %w", code, err)
-			}
-			return nil
-		case <-time.After(100 * time.Millisecond): // it may not have been ready for the signal
+		case status := <-ended:
+			return status.ExitCode(), status.Error()
+		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return ctx.Err()
+			return 0, ctx.Err()
 		}
 	}
 }
@@ -272,6 +282,9 @@ func (l *lives) adopt() {
 		}
 		if errors.Is(err, fs.ErrNotExist) || err == nil && unix.Kill(pid, unix.SIGTERM) == unix.ESRCH {
 			l.orphans[part] = true
+			if state, err := task.LoadState(part); err == nil {
+				l.orphans[state.ID] = true
+			}
 		}
 	}
 }
@@ -316,7 +329,15 @@ func (l *lives) left() (left []string, err error) {
 				continue
 			}
 		case "cgroup":
-			if !strings.Contains(what, "/"+l.Containerd.Namespace+"/") {
+			if !strings.Contains(what, "/"+l.Containerd.Namespace+"/") || l.orphans[filepath.Base(what)] {
+				continue
+			}
+		case "loop":
+			if !strings.Contains(what, l.bundle.Dir()) {
+				continue
+			}
+		case "network": // of a process, or with a name
+			if !strings.Contains(what, "/run/netns/") {
 				continue
 			}
 		case "BPF": // the host's
@@ -335,26 +356,23 @@ func (l *lives) ours() ([]int, error) {
 	}
 	pids := slices.Concat(parts...)
 	for _, pid := range pids {
-		for child := range strings.FieldsSeq(readAll(fmt.Sprintf("/proc/%d/task/*/children", pid))) {
-			var n int
-			if _, err := fmt.Sscan(child, &n); err == nil {
-				pids = append(pids, n)
-			}
-		}
+		pids = append(pids, children(pid)...)
 	}
 	return append(pids, l.Containerd.Pid, l.bundle.Flashcube.Pid, l.bundle.Snapshotter.Pid), nil
 }
 
-// readAll reads the files that match a pattern and are there.
-func readAll(pattern string) string {
-	files, _ := filepath.Glob(pattern)
-	var all strings.Builder
+// children are those of a process, none if there is no such process.
+func children(pid int) (pids []int) {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, file := range files {
-		text, _ := os.ReadFile(file)
-		all.Write(text)
-		all.WriteByte(' ')
+		text, _ := os.ReadFile(file) // the thread has ended
+		for field := range strings.FieldsSeq(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, child)
+			}
+		}
 	}
-	return all.String()
+	return pids
 }
 
 // log says how the containers came to their shims.
