@@ -50,7 +50,8 @@ func ReadStatus(root string) (Status, error) {
 		return s, err
 	}
 	for _, e := range entries {
-		if !e.IsDir() {
+		// What else is there, offers of networks for one, isn't a profile.
+		if !e.IsDir() || !claim.Exists(filepath.Join(root, e.Name(), claim.Ready)) || !claim.Exists(filepath.Join(root, e.Name(), claim.Claimed)) {
 			continue
 		}
 		if s.Profiles[e.Name()], err = readProfile(claim.Profile(root, e.Name())); err != nil {
