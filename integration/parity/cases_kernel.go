@@ -1,6 +1,8 @@
 package parity
 
 import (
+	"path/filepath"
+
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -72,7 +74,7 @@ func userNamespaceCases() []Case {
 			s.Linux.UIDMappings, s.Linux.GIDMappings = maps, maps
 		}))
 	}
-	asks := []string{"read:/real/file", "write:/tmp", "write:/work", "sys:mount", "sys:chroot"}
+	asks := []string{"read:/real/file", "write:/tmp", "write:/desk", "sys:mount", "sys:chroot"}
 	all := specs.LinuxIDMapping{ContainerID: 0, HostID: 0, Size: 1 << 31}
 	high := specs.LinuxIDMapping{ContainerID: 0, HostID: 100000, Size: 65536}
 	return []Case{
@@ -152,6 +154,12 @@ func cgroupCases() []Case {
 	path := func(p string) func(*specs.Spec, *Place) {
 		return both(limits(func(*specs.LinuxResources) {}), change(func(s *specs.Spec) { s.Linux.CgroupsPath = p }))
 	}
+	// What is left of a path, with either runtime, is to be in the cgroup of the containers.
+	below := func(p string) func(*specs.Spec, *Place) {
+		return both(limits(func(*specs.LinuxResources) {}), change(func(s *specs.Spec) {
+			s.Linux.CgroupsPath = filepath.Dir(s.Linux.CgroupsPath) + "/" + p
+		}))
+	}
 	return []Case{
 		{Name: "cgroup default", Ask: append(append(append([]string{}, memory...), cpu...), others...), Change: limits(func(*specs.LinuxResources) {})},
 		{Name: "cgroup memory", Ask: memory, Change: limits(func(r *specs.LinuxResources) {
@@ -182,8 +190,8 @@ func cgroupCases() []Case {
 		{Name: "cgroup network class", Ask: others, Change: limits(func(r *specs.LinuxResources) { r.Network = &specs.LinuxNetwork{ClassID: ptr(uint32(0x100001))} })},
 		{Name: "cgroup unified settings", Change: limits(func(r *specs.LinuxResources) { r.Unified = map[string]string{"memory.max": "67108864"} })},
 		{Name: "cgroup path relative", Ask: memory, Change: path("peregrine-relative")},
-		{Name: "cgroup path nested", Ask: memory, Change: path("/peregrine-parity/a/b")},
-		{Name: "cgroup path that climbs", Ask: memory, Change: path("/peregrine-parity/../peregrine-parity/c")},
+		{Name: "cgroup path nested", Ask: memory, Change: below("a/b")},
+		{Name: "cgroup path that climbs", Ask: memory, Change: below("a/../c")},
 		{Name: "cgroup path empty", Ask: memory, Change: path("")},
 		{Name: "resources absent", Ask: memory, Change: change(func(s *specs.Spec) { s.Linux.Resources = nil })},
 	}

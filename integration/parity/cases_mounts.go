@@ -127,7 +127,7 @@ func destinationCases() []Case {
 	var cases []Case
 	for _, destination := range []string{
 		"/new/deep/dir", "/abs", "/abs/x", "/rel/x", "/up/x", "/dangling", "/dangling/x", "/etc-link/x",
-		"/out-link/x", "/real/inner/x", "/real/absinner", "/loop", "/loop/x", "relative/dir", "/work/../mnt/./y",
+		"/out-link/x", "/real/inner/x", "/real/absinner", "/loop", "/loop/x", "relative/dir", "/desk/../mnt/./y",
 		"/../../mnt", "/mnt/", "//mnt//z", "/real/file", "/real/file/x", "/", "",
 	} {
 		name := "destination " + destination
@@ -140,7 +140,7 @@ func destinationCases() []Case {
 			name = "destination with double slashes"
 		case "relative/dir":
 			name = "destination not absolute"
-		case "/work/../mnt/./y":
+		case "/desk/../mnt/./y":
 			name = "destination with dots"
 		case "/../../mnt":
 			name = "destination above the root"
@@ -179,17 +179,17 @@ func pathCases() []Case {
 	return []Case{
 		{Name: "paths default", Ask: asks},
 		{Name: "paths open", Ask: asks, Change: both(masked(), readonly())},
-		{Name: "paths masked", Ask: []string{"read:/real/file", "read:/work", "write:/work"}, Change: masked("/real/file", "/work", "/no/such/path")},
+		{Name: "paths masked", Ask: []string{"read:/real/file", "read:/desk", "write:/desk"}, Change: masked("/real/file", "/desk", "/no/such/path")},
 		{Name: "paths masked through links", Ask: []string{"read:/real", "read:/real/file", "read:/abs", "read:/file-link", "read:/etc"}, Change: masked("/abs", "/file-link", "/out-link", "/dangling")},
-		{Name: "paths masked relative", Change: masked("work")},
-		{Name: "paths masked above the root", Change: masked("/../work")},
-		{Name: "paths masked twice", Change: masked("/work", "/work", "/proc/kcore", "/proc/kcore")},
+		{Name: "paths masked relative", Change: masked("desk")},
+		{Name: "paths masked above the root", Change: masked("/../desk")},
+		{Name: "paths masked twice", Change: masked("/desk", "/desk", "/proc/kcore", "/proc/kcore")},
 		{Name: "paths masked below a masked one", Change: masked("/copy", "/copy/sub")},
 		{Name: "paths masked on a mount", Ask: []string{"read:/mnt/file"}, Change: both(bind("/mnt", "bind"), masked("/mnt/file"))},
-		{Name: "paths read-only", Ask: []string{"write:/work", "write:/real/file", "write:/mnt"}, Change: both(bind("/mnt", "bind"), readonly("/work", "/real/file", "/mnt", "/no/such/path"))},
+		{Name: "paths read-only", Ask: []string{"write:/desk", "write:/real/file", "write:/mnt"}, Change: both(bind("/mnt", "bind"), readonly("/desk", "/real/file", "/mnt", "/no/such/path"))},
 		{Name: "paths read-only through links", Ask: []string{"write:/real", "write:/etc"}, Change: readonly("/abs", "/out-link", "/dangling")},
-		{Name: "paths read-only relative", Change: readonly("work")},
-		{Name: "paths read-only that are masked", Ask: []string{"read:/work", "write:/work"}, Change: both(masked("/work"), readonly("/work"))},
+		{Name: "paths read-only relative", Change: readonly("desk")},
+		{Name: "paths read-only that are masked", Ask: []string{"read:/desk", "write:/desk"}, Change: both(masked("/desk"), readonly("/desk"))},
 		{Name: "paths read-only keep flags", Change: both(mounts(specs.Mount{Destination: "/mnt", Type: "tmpfs", Source: "tmpfs", Options: []string{"noexec", "nosuid", "nodev", "noatime"}}), readonly("/mnt"))},
 	}
 }

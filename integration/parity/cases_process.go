@@ -70,15 +70,15 @@ func processCases() []Case {
 		{Name: "exit code 255", Ask: []string{"exit:255"}},
 		{Name: "signal to itself", Change: process(func(p *specs.Process) { p.Args = []string{"/bin/sh", "-c", "kill -9 $$; echo alive"} }), Raw: "stdout"},
 		{Name: "signal in the host's pid namespace", Ask: []string{"signal:9"}, Change: change(func(s *specs.Spec) { dropNamespace(s, specs.PIDNamespace) })},
-		{Name: "working directory", Change: process(func(p *specs.Process) { p.Cwd = "/work" })},
+		{Name: "working directory", Change: process(func(p *specs.Process) { p.Cwd = "/desk" })},
 		{Name: "working directory missing", Ask: []string{"read:/made"}, Change: process(func(p *specs.Process) { p.Cwd = "/made/deep" })},
 		{Name: "working directory missing of a user", Change: both(user(1000, 1000), process(func(p *specs.Process) { p.Cwd = "/made/deep" }))},
 		{Name: "working directory through a link", Change: process(func(p *specs.Process) { p.Cwd = "/cwd-link" })},
 		{Name: "working directory dangling", Change: process(func(p *specs.Process) { p.Cwd = "/dangling" })},
 		{Name: "working directory is a file", Change: process(func(p *specs.Process) { p.Cwd = "/real/file" })},
-		{Name: "working directory relative", Change: process(func(p *specs.Process) { p.Cwd = "work" })},
+		{Name: "working directory relative", Change: process(func(p *specs.Process) { p.Cwd = "desk" })},
 		{Name: "working directory empty", Change: process(func(p *specs.Process) { p.Cwd = "" })},
-		{Name: "working directory unclean", Change: process(func(p *specs.Process) { p.Cwd = "/work/../real/./" })},
+		{Name: "working directory unclean", Change: process(func(p *specs.Process) { p.Cwd = "/desk/../real/./" })},
 		{Name: "working directory not allowed", Change: both(user(1000, 1000), process(func(p *specs.Process) { p.Cwd = "/private" }))},
 		{Name: "working directory not allowed without capabilities", Change: both(user(1000, 1000), process(func(p *specs.Process) { p.Cwd = "/private"; p.Capabilities = &specs.LinuxCapabilities{} }))},
 		{Name: "working directory on a mount", Change: both(bind("/mnt", "rbind"), process(func(p *specs.Process) { p.Cwd = "/mnt" }))},
@@ -110,7 +110,7 @@ func all() *specs.LinuxCapabilities {
 }
 
 func userCases() []Case {
-	asks := []string{"read:/private/secret", "write:/tmp", "write:/work", "read:/proc/1/environ"}
+	asks := []string{"read:/private/secret", "write:/tmp", "write:/desk", "read:/proc/1/environ"}
 	return []Case{
 		{Name: "user", Ask: asks, Change: user(1000, 1000)},
 		{Name: "user with groups", Ask: asks, Change: user(1000, 1000, 2000, 3000, 1000)},
@@ -137,7 +137,7 @@ func argumentCases() []Case {
 		{Name: "program found in PATH", Change: process(func(p *specs.Process) { p.Args = []string{"linked"} })},
 		{Name: "program missing", Change: args("/no/such/program")},
 		{Name: "program not in PATH", Change: args("no-such-program")},
-		{Name: "program a directory", Change: args("/work")},
+		{Name: "program a directory", Change: args("/desk")},
 		{Name: "program below a file", Change: args("/real/file/x")},
 		{Name: "program not executable", Change: args("/bin/plain")},
 		{Name: "program not executable in PATH", Change: args("plain")},
@@ -191,7 +191,7 @@ func execCases() []Case {
 		with("capabilities", func(p *specs.Process) { p.Capabilities = &specs.LinuxCapabilities{} }),
 		with("capabilities absent", func(p *specs.Process) { p.Capabilities = nil }),
 		with("new privileges", func(p *specs.Process) { p.NoNewPrivileges = false }),
-		with("working directory", func(p *specs.Process) { p.Cwd = "/work" }),
+		with("working directory", func(p *specs.Process) { p.Cwd = "/desk" }),
 		with("working directory missing", func(p *specs.Process) { p.Cwd = "/made/by/exec" }),
 		with("working directory a descriptor", func(p *specs.Process) { p.Cwd = "/proc/self/fd/7" }),
 		with("environment", func(p *specs.Process) { p.Env = []string{"ONLY=this"} }),
@@ -201,7 +201,7 @@ func execCases() []Case {
 		with("oom score", func(p *specs.Process) { p.OOMScoreAdj = ptr(700) }),
 		with("program missing", func(p *specs.Process) { p.Args = []string{"no-such-program"} }),
 		with("program not executable", func(p *specs.Process) { p.Args = []string{"/bin/plain"} }),
-		with("program a directory", func(p *specs.Process) { p.Args = []string{"/work"} }),
+		with("program a directory", func(p *specs.Process) { p.Args = []string{"/desk"} }),
 		with("exit code", func(p *specs.Process) { p.Args = append(p.Args, "exit:7") }),
 		with("signal", func(p *specs.Process) { p.Args = append(p.Args, "signal:15") }),
 		with("arguments none", func(p *specs.Process) { p.Args = nil }),

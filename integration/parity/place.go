@@ -70,7 +70,7 @@ var links = map[string]string{
 	"file-link":     "/real/file",
 	"real/inner":    "../etc",
 	"real/absinner": "/etc/inner",
-	"cwd-link":      "/work",
+	"cwd-link":      "/desk",
 	"fd-link":       "/proc/self/fd/7",
 	"bin/linked":    "../probe",
 }
@@ -78,7 +78,7 @@ var links = map[string]string{
 // populate makes the files of the root file system.
 func populate(root, probe, busybox string) error {
 	for _, dir := range []string{
-		"bin", "dev", "etc", "home", "proc", "sys", "tmp", "run", "real", "work", "var/lib", "copy/sub",
+		"bin", "dev", "etc", "home", "proc", "sys", "tmp", "run", "real", "desk", "var/lib", "copy/sub",
 		"private", "cg", "out", "mnt", "usr/bin",
 	} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
@@ -94,7 +94,7 @@ func populate(root, probe, busybox string) error {
 		"etc/group":      "root:x:0:\nuser:x:1000:\nextra:x:2000:user\n",
 		"etc/hostname":   "image\n",
 		"real/file":      "real\n",
-		"work/file":      "work\n",
+		"desk/file":      "work\n",
 		"copy/one":       "one\n",
 		"copy/sub/two":   "two\n",
 		"private/secret": "secret\n",

@@ -41,7 +41,7 @@ func TestConfinement(t *testing.T) {
 	s.Process.User = specs.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{1002}}
 	s.Process.Capabilities.Effective, s.Process.Capabilities.Permitted = nil, []string{"CAP_CHOWN"}
 	s.Process.Capabilities.Bounding = []string{"CAP_CHOWN", "CAP_KILL"}
-	s.Process.Cwd = "/work/here"
+	s.Process.Cwd = "/desk/here"
 	x, err := begin(t, b, s, true)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestConfinement(t *testing.T) {
 			t.Errorf("no %q in %s", line, text)
 		}
 	}
-	if cwd, err := os.Readlink(dir + "/cwd"); err != nil || cwd != "/work/here" {
+	if cwd, err := os.Readlink(dir + "/cwd"); err != nil || cwd != "/desk/here" {
 		t.Errorf("%s, %v", cwd, err)
 	}
 }

@@ -119,7 +119,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	task.Register(server, &first{router, p})
 	if c.Cold {
-		if err := p.writePids(); err != nil {
+		if err := p.writePid(); err != nil {
 			return err
 		}
 	} else if err := p.prepare(); err != nil {
@@ -136,7 +136,7 @@ func (p *part) prepare() error {
 	if err := rehearse(); err != nil {
 		return err
 	}
-	if err := p.writePids(); err != nil {
+	if err := p.writePid(); err != nil {
 		return err
 	}
 	debug.FreeOSMemory()
@@ -157,11 +157,11 @@ func (p *part) prepare() error {
 
 // serve answers until the part is to end.
 func (p *part) serve(ctx context.Context, server *ttrpc.Server, listener *knock) error {
+	if p.Cold {
+		p.knocked() // before containerd is heard, as with the claimer's knock
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(context.WithoutCancel(ctx), listener) }()
-	if p.Cold {
-		p.knocked()
-	}
 	interrupted := ctx.Done()
 	for {
 		select {
@@ -409,17 +409,14 @@ func (p *part) remove() error {
 	return os.RemoveAll(path)
 }
 
-// writePids tells others which processes the part is: its own, and further ones.
-func (p *part) writePids(more ...int) error {
-	var text strings.Builder
-	for _, pid := range append([]int{os.Getpid()}, more...) {
-		began, err := task.StartTime(pid)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintln(&text, pid, strconv.FormatUint(began, 10))
+// writePid tells others which process the part is.
+func (p *part) writePid() error {
+	began, err := task.StartTime(os.Getpid())
+	if err != nil {
+		return err
 	}
-	return os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", p.dir.Fd(), claim.PidFile), []byte(text.String()), 0o600)
+	line := fmt.Sprintln(os.Getpid(), began)
+	return os.WriteFile(fmt.Sprintf("/proc/self/fd/%d/%s", p.dir.Fd(), claim.PidFile), []byte(line), 0o600)
 }
 
 // reap reaps children until the process ends.

@@ -88,6 +88,9 @@ func (s *Native) Anticipate(ctx context.Context, namespace, id, bundle string) {
 func (s *Native) anticipation(id, bundle string) *attempt {
 	s.mu.Lock()
 	next := s.anticipated
+	if next == nil {
+		s.anticipated = &anticipated{} // it is too late for that
+	}
 	if next == nil || next.bundle != bundle {
 		s.mu.Unlock()
 		return nil

@@ -58,8 +58,7 @@ func Cleanup(ctx context.Context, namespace, id, bundle string) (shim.StopStatus
 	return status, forget(bundle)
 }
 
-// killPart kills the shim of a part, that nothing starts any more, and a cube that is
-// no container yet.
+// killPart kills the shim of a part, so that nothing starts any more.
 func killPart(part string) error {
 	text, err := os.ReadFile(filepath.Join(part, claim.PidFile))
 	if err != nil {

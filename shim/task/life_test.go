@@ -30,19 +30,23 @@ func exists(file string) bool {
 
 func TestLife(t *testing.T) {
 	for _, c := range []struct {
-		name        string
-		anticipated bool
-	}{{"asked for", false}, {"anticipated", true}} {
+		name         string
+		early, later bool
+	}{{name: "asked for"}, {name: "anticipated", early: true}, {name: "anticipated too late", later: true}} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newShim(t)
 			dir := bundle(t, "echo out; exit 3", nil)
-			if c.anticipated {
+			if c.early {
 				s.Native.Anticipate(background(), "test", "c", dir)
 			}
 			log := filepath.Join(t.TempDir(), "log")
 			pid, err := s.create("c", dir, func(r *taskapi.CreateTaskRequest) { r.Stdout = "file://" + log })
 			if err != nil {
 				t.Fatal(err)
+			}
+			if c.later {
+				s.Native.Anticipate(background(), "test", "c", dir)
+				s.Native.Drop() // waits for it
 			}
 			state, err := task.LoadState(dir)
 			if err != nil || state.Pid != pid || !state.Joined || len(state.Cgroups) == 0 || state.Fallback || state.Namespace != "test" {

@@ -133,5 +133,8 @@ func setGroup(pid, nice int) error {
 		return err
 	}
 	_, err = f.WriteString(strconv.Itoa(nice))
+	if errors.Is(err, unix.EINVAL) {
+		err = nil // the session of the first process is in no group, kernel/sched/autogroup.c
+	}
 	return errors.Join(err, f.Close())
 }
