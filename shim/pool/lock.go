@@ -1,46 +1,22 @@
 package pool
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"time"
 
-	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
+	"github.com/peregrine-dev/peregrine/internal/daemon"
 )
 
-// Lock makes this process the only one that keeps pools below a root, which it makes. The
-// kernel lets go of it when the process dies; the caller closes it. It is
-// ErrFailedPrecondition while another process has it.
+// Lock makes this process the only one that keeps pools below a root, which it makes and
+// keeps others out of. See [daemon.Lock].
 func Lock(root string) (*os.File, error) {
-	if err := os.MkdirAll(root, 0o700); err != nil {
-		return nil, fmt.Errorf("create the root: %w", err)
+	lock, err := daemon.Lock(root)
+	if err != nil {
+		return nil, err
 	}
 	if err := os.Chmod(root, 0o700); err != nil {
+		lock.Close()
 		return nil, fmt.Errorf("keep others out of the root: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the root %s: %w", root, err)
-	}
-	// A daemon that is killed while it starts a part leaves a child that shares its lock
-	// until it is that part. Another daemon holds it for longer.
-	deadline := time.Now().Add(time.Second)
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	if err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another process keeps the pool in %s; stop it first: %w", root, errdefs.ErrFailedPrecondition)
-		}
-		return nil, fmt.Errorf("lock the root %s: %w", root, err)
-	}
-	return f, nil
+	return lock, nil
 }

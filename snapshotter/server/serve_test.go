@@ -23,6 +23,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/peregrine-dev/peregrine/internal/daemon"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool/pooltest"
@@ -206,7 +207,7 @@ func TestFailedStart(t *testing.T) {
 		want     error
 	}{
 		{"locked", func(t *testing.T, cfg *config.Config) func() error {
-			f, err := Lock(cfg.Root)
+			f, err := daemon.Lock(cfg.Root)
 			if err != nil {
 				t.Fatal(err)
 			}

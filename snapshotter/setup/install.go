@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	hostfiles "github.com/peregrine-dev/peregrine/config"
+	"github.com/peregrine-dev/peregrine/internal/daemon"
 	"github.com/peregrine-dev/peregrine/internal/install"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
@@ -80,7 +81,7 @@ func release(cfg config.Config) error {
 	if _, err := os.Stat(cfg.Root); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	lock, err := server.Lock(cfg.Root)
+	lock, err := daemon.Lock(cfg.Root)
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func open(ctx context.Context, cfg config.Config) (snapshots.Snapshotter, func()
 	if err != nil || host.Held == "" {
 		return nil, nil, err
 	}
-	lock, err := server.Lock(cfg.Root)
+	lock, err := daemon.Lock(cfg.Root)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/peregrine-dev/peregrine/integration/leak/leaktest"
+	"github.com/peregrine-dev/peregrine/internal/daemon"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool"
@@ -167,7 +168,7 @@ func TestInUseMakesNothing(t *testing.T) {
 func TestInUseWhileStarting(t *testing.T) {
 	cfg := testConfig(t, baoverlay.Overlay)
 	withSnapshots(t, cfg, func(sn snapshots.Snapshotter) { fill(t, sn) })
-	lock, err := server.Lock(cfg.Root)
+	lock, err := daemon.Lock(cfg.Root)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/peregrine-dev/peregrine/internal/daemon"
 	"github.com/peregrine-dev/peregrine/internal/version"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/config"
@@ -80,7 +81,7 @@ func withConfig(fn func(context.Context, config.Config) error) cli.ActionFunc {
 }
 
 func mount(ctx context.Context, cfg config.Config) error {
-	lock, err := server.Lock(cfg.Root)
+	lock, err := daemon.Lock(cfg.Root)
 	if err != nil {
 		return err
 	}
@@ -90,7 +91,7 @@ func mount(ctx context.Context, cfg config.Config) error {
 }
 
 func unmount(_ context.Context, cfg config.Config) error {
-	lock, err := server.Lock(cfg.Root)
+	lock, err := daemon.Lock(cfg.Root)
 	if err != nil {
 		return err
 	}
