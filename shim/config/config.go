@@ -4,21 +4,17 @@
 package config
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/go-units"
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/peregrine-dev/peregrine/internal/tomlfile"
 )
 
 // DefaultPath is where the configuration is when nothing else is said. It need not
@@ -45,10 +41,10 @@ type Profiles struct {
 // Profile bounds how many parts of a kind are kept ready. Between Min and Max it is as
 // many as recent starts needed.
 type Profile struct {
-	Min    int      `toml:"min" comment:"Parts that are ready when nothing was started for long."`
-	Max    int      `toml:"max" comment:"Parts that are ready at most; 0 keeps none, every start is cold."`
-	Memory Size     `toml:"memory" comment:"What ready parts may take together; bounds min, too. Sizes: bytes, or 512MiB, 1GiB, ..."`
-	MaxAge Duration `toml:"max_age" comment:"A part that waits for longer is replaced by a new one. Times: 90s, 10m, 24h, ..."`
+	Min    int           `toml:"min" comment:"Parts that are ready when nothing was started for long."`
+	Max    int           `toml:"max" comment:"Parts that are ready at most; 0 keeps none, every start is cold."`
+	Memory tomlfile.Size `toml:"memory" comment:"What ready parts may take together; bounds min, too. Sizes: bytes, or 512MiB, 1GiB, ..."`
+	MaxAge Duration      `toml:"max_age" comment:"A part that waits for longer is replaced by a new one. Times: 90s, 10m, 24h, ..."`
 }
 
 // Metrics serves Prometheus metrics.
@@ -68,30 +64,6 @@ func Default() Config {
 		Fallback: "runc",
 		Profiles: Profiles{Default: Profile{Min: 4, Max: 64, Memory: 512 << 20, MaxAge: Duration(24 * time.Hour)}},
 	}
-}
-
-// Size is a number of bytes, written as such or with a unit.
-type Size int64
-
-// UnmarshalText reads "4096", "512MiB" or "8G"; units are powers of 1024.
-func (s *Size) UnmarshalText(text []byte) error {
-	n, err := strconv.ParseInt(string(text), 10, 64)
-	if err != nil {
-		n, err = units.RAMInBytes(string(text))
-	}
-	if err != nil || n < 0 {
-		return fmt.Errorf("%q is no size, want bytes or a number with a unit such as 512MiB", text)
-	}
-	*s = Size(n)
-	return nil
-}
-
-// MarshalText is the inverse of UnmarshalText.
-func (s Size) MarshalText() ([]byte, error) {
-	if s > 0 && s%(1<<20) == 0 {
-		return fmt.Appendf(nil, "%dMiB", s>>20), nil
-	}
-	return fmt.Append(nil, int64(s)), nil
 }
 
 // Duration is a time span, written as [time.ParseDuration] reads it.
@@ -115,37 +87,14 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d)
 // there; they are ErrInvalidArgument.
 func Load(path string, required bool) (Config, error) {
 	c := Default()
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && !required {
-		return c, nil
-	}
-	if err != nil {
-		return c, fmt.Errorf("read configuration: %w", err)
-	}
-	if err := c.parse(text); err != nil {
-		return c, fmt.Errorf("%s:%w", path, err)
-	}
-	return c, nil
+	err := tomlfile.Load(path, required, c.parse)
+	return c, err
 }
 
 // parse reads text over c. The error starts with line and column, or with a key.
 func (c *Config) parse(text []byte) error {
-	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c)
-	var unknown *toml.StrictMissingError
-	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
-		e := unknown.Errors[0]
-		row, col := e.Position()
-		key := e.Key()
-		return fmt.Errorf("%d:%d: unknown key %q, want one of %s: %w", row, col, strings.Join(key, "."),
-			strings.Join(keys(key[:len(key)-1]), ", "), errdefs.ErrInvalidArgument)
-	}
-	var decode *toml.DecodeError
-	if errors.As(err, &decode) {
-		row, col := decode.Position()
-		return fmt.Errorf("%d:%d: %s: %w", row, col, strings.TrimPrefix(decode.Error(), "toml: "), errdefs.ErrInvalidArgument)
-	}
-	if err != nil {
-		return fmt.Errorf(" %w: %w", err, errdefs.ErrInvalidArgument)
+	if err := tomlfile.Decode(text, c); err != nil {
+		return err
 	}
 	if err := c.Validate(); err != nil {
 		return fmt.Errorf(" %w", err)
@@ -195,21 +144,3 @@ func (c *Config) Validate() error {
 
 // Write prints c as a file that Load reads, with a comment on each key.
 func (c Config) Write() ([]byte, error) { return toml.Marshal(c) }
-
-// keys lists what may stand in a table; the top is the empty path.
-func keys(table []string) []string {
-	t := reflect.TypeFor[Config]()
-	for _, name := range table {
-		for i := range t.NumField() {
-			if f := t.Field(i); f.Tag.Get("toml") == name && f.Type.Kind() == reflect.Struct {
-				t = f.Type
-				break
-			}
-		}
-	}
-	var names []string
-	for i := range t.NumField() {
-		names = append(names, t.Field(i).Tag.Get("toml"))
-	}
-	return names
-}

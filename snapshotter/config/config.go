@@ -3,23 +3,18 @@
 package config
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
-	"reflect"
 	"strconv"
 	"strings"
 	"unicode"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/docker/go-units"
 	"github.com/pelletier/go-toml/v2"
 
+	"github.com/peregrine-dev/peregrine/internal/tomlfile"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool"
 )
@@ -50,12 +45,12 @@ type Config struct {
 // Pool bounds the space that snapshots take. A size of 0 is chosen by the size of the
 // host's file system.
 type Pool struct {
-	Device      string `toml:"device" comment:"The block device of engine pool-device. It must be blank or a pool."`
-	Size        Size   `toml:"size" comment:"What a new image file starts with. Sizes: bytes, or 512MiB, 8GiB, ...; 0 fits the host."`
-	MaxSize     Size   `toml:"max_size" comment:"What the image file never exceeds; 0: as far as host_reserve allows."`
-	Headroom    Size   `toml:"headroom" comment:"With less free in the pool, it grows."`
-	Reserve     Size   `toml:"reserve" comment:"With less free in the pool, and nothing to grow by, no snapshot is prepared."`
-	HostReserve Size   `toml:"host_reserve" comment:"What growing leaves free on the host's file system."`
+	Device      string        `toml:"device" comment:"The block device of engine pool-device. It must be blank or a pool."`
+	Size        tomlfile.Size `toml:"size" comment:"What a new image file starts with. Sizes: bytes, or 512MiB, 8GiB, ...; 0 fits the host."`
+	MaxSize     tomlfile.Size `toml:"max_size" comment:"What the image file never exceeds; 0: as far as host_reserve allows."`
+	Headroom    tomlfile.Size `toml:"headroom" comment:"With less free in the pool, it grows."`
+	Reserve     tomlfile.Size `toml:"reserve" comment:"With less free in the pool, and nothing to grow by, no snapshot is prepared."`
+	HostReserve tomlfile.Size `toml:"host_reserve" comment:"What growing leaves free on the host's file system."`
 }
 
 // Metrics serves Prometheus metrics.
@@ -66,41 +61,6 @@ type Metrics struct {
 // Debug serves pprof.
 type Debug struct {
 	Address string `toml:"address" comment:"A unix socket for pprof; empty: none."`
-}
-
-// Size is a number of bytes, written as such or with a unit.
-type Size int64
-
-type sizeError struct{ text string }
-
-func (e *sizeError) Error() string {
-	return fmt.Sprintf("%q is no size, want bytes or a number with a unit such as 512MiB", e.text)
-}
-
-// UnmarshalText reads "4096", "512MiB" or "8G"; units are powers of 1024.
-func (s *Size) UnmarshalText(text []byte) error {
-	n, err := strconv.ParseInt(string(text), 10, 64)
-	if err != nil { // RAMInBytes reads everything, but large numbers not to the last digit
-		n, err = units.RAMInBytes(string(text))
-	}
-	if err != nil || n < 0 {
-		return &sizeError{string(text)}
-	}
-	*s = Size(n)
-	return nil
-}
-
-// MarshalText is the inverse of UnmarshalText.
-func (s Size) MarshalText() ([]byte, error) {
-	for _, u := range []struct {
-		size Size
-		name string
-	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}} {
-		if s > 0 && s%u.size == 0 {
-			return fmt.Appendf(nil, "%d%s", s/u.size, u.name), nil
-		}
-	}
-	return fmt.Append(nil, int64(s)), nil
 }
 
 // Default is the configuration without a file.
@@ -118,46 +78,17 @@ func Default() Config {
 // ErrInvalidArgument.
 func Load(path string, required bool) (Config, error) {
 	c := Default()
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && !required {
-		return c, nil
-	}
-	if err != nil {
-		return c, fmt.Errorf("read configuration: %w", err)
-	}
-	if err := c.parse(text); err != nil {
-		return c, fmt.Errorf("%s:%w", path, err)
-	}
-	return c, nil
+	err := tomlfile.Load(path, required, c.parse)
+	return c, err
 }
 
 // parse reads text over c. The error starts with line and column.
 func (c *Config) parse(text []byte) error {
-	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(c)
-	var unknown *toml.StrictMissingError
-	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
-		e := unknown.Errors[0]
-		row, col := e.Position()
-		key := keyAt(text, row, col, e.Key())
-		return fmt.Errorf("%d:%d: unknown key %q, want one of %s: %w", row, col, strings.Join(key, "."),
-			strings.Join(keys(key[:len(key)-1]), ", "), errdefs.ErrInvalidArgument)
-	}
-	var decode *toml.DecodeError
-	if errors.As(err, &decode) {
-		row, col := decode.Position()
-		return fmt.Errorf("%d:%d: %s: %w", row, col, strings.TrimPrefix(decode.Error(), "toml: "), errdefs.ErrInvalidArgument)
-	}
-	var size *sizeError
-	if errors.As(err, &size) {
-		// Of a value that is no string, the decoder doesn't say where it is.
-		row, col := positionOfValue(text, size.text)
-		return fmt.Errorf("%d:%d: %w: %w", row, col, err, errdefs.ErrInvalidArgument)
-	}
-	if err != nil {
-		return fmt.Errorf("1:1: %w: %w", err, errdefs.ErrInvalidArgument)
+	if err := tomlfile.Decode(text, c); err != nil {
+		return err
 	}
 	if bad := c.check(); bad != nil {
-		row, col := position(text, bad.key)
+		row, col := tomlfile.Position(text, bad.key)
 		return fmt.Errorf("%d:%d: %s: %w", row, col, bad.reason, errdefs.ErrInvalidArgument)
 	}
 	return nil
@@ -226,7 +157,7 @@ func (p Pool) check() *fault {
 	const smallest, largest = 512 << 20, 1 << 60
 	for _, s := range []struct {
 		key  string
-		size Size
+		size tomlfile.Size
 	}{{"size", p.Size}, {"max_size", p.MaxSize}, {"headroom", p.Headroom}, {"reserve", p.Reserve}, {"host_reserve", p.HostReserve}} {
 		if s.size < 0 || s.size > largest {
 			return &fault{"pool." + s.key, fmt.Sprintf("%d is no size, want 0 to 1EiB", s.size)}
@@ -249,7 +180,7 @@ func (c *Config) Limits(total int64) pool.Limits {
 	l := pool.DefaultLimits(total)
 	for _, o := range []struct {
 		to   *int64
-		from Size
+		from tomlfile.Size
 	}{{&l.Initial, c.Pool.Size}, {&l.Headroom, c.Pool.Headroom}, {&l.Reserve, c.Pool.Reserve}, {&l.HostReserve, c.Pool.HostReserve}, {&l.Max, c.Pool.MaxSize}} {
 		if o.from > 0 {
 			*o.to = int64(o.from)
@@ -262,21 +193,3 @@ func (c *Config) Limits(total int64) pool.Limits {
 
 // Write prints c as a file that Load reads, with a comment on each key.
 func (c Config) Write() ([]byte, error) { return toml.Marshal(c) }
-
-// keys lists what may stand in a table; the top is the empty path.
-func keys(table []string) []string {
-	t := reflect.TypeFor[Config]()
-	for _, name := range table {
-		for i := range t.NumField() {
-			if f := t.Field(i); f.Tag.Get("toml") == name && f.Type.Kind() == reflect.Struct {
-				t = f.Type
-				break
-			}
-		}
-	}
-	var names []string
-	for i := range t.NumField() {
-		names = append(names, t.Field(i).Tag.Get("toml"))
-	}
-	return names
-}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/peregrine-dev/peregrine/internal/tomlfile"
 	baoverlay "github.com/peregrine-dev/peregrine/snapshotter"
 	"github.com/peregrine-dev/peregrine/snapshotter/pool"
 )
@@ -196,9 +197,9 @@ func roundTrip(t *testing.T, c Config) {
 
 func TestRoundTrip(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	size := func() Size {
+	size := func() tomlfile.Size {
 		// Sizes of every magnitude, round ones among them.
-		n := Size(r.Uint64()) >> (4 + r.IntN(60))
+		n := tomlfile.Size(r.Uint64()) >> (4 + r.IntN(60))
 		switch r.IntN(3) {
 		case 0:
 			return 0
@@ -251,7 +252,7 @@ func TestLimits(t *testing.T) {
 		},
 		// Growing comes before refusing.
 		"reserve above the default headroom": {
-			Pool{Reserve: Size(def.Headroom + 1)},
+			Pool{Reserve: tomlfile.Size(def.Headroom + 1)},
 			pool.Limits{Initial: def.Initial, Headroom: def.Headroom + 1, Reserve: def.Headroom + 1, HostReserve: def.HostReserve},
 		},
 		"headroom below the default reserve": {
