@@ -6,12 +6,21 @@
 #
 #   CACHE/containerd-2.4   containerd, ctr, containerd-shim-runc-v2, from the module here
 #   CACHE/containerd-1.7   the same of the 1.7 line, from the module in containerd17/
-#   CACHE/debian           Debian's containerd 1.6, runc, crun with the library that a
-#                          host may lack, and busybox, unpacked and not installed, so
-#                          that nothing of the host is replaced
+#   CACHE/debian           Debian's containerd 1.6, runc, crun, busybox, etcd, the
+#                          reference CNI plugins, nft, iptables and tcpdump, unpacked
+#                          and not installed, so that nothing of the host is replaced
 #   CACHE/lint             gofumpt and staticcheck, from the module in lint/
 #
 # A part is built again when what it is built from changes.
+#
+# What is unpacked finds its own parts by these, given to nothing else:
+#
+#   PATH             CACHE/debian/{usr/sbin,usr/bin,sbin,bin,usr/lib/cni}
+#   LD_LIBRARY_PATH  CACHE/debian/usr/lib/MULTIARCH:CACHE/debian/lib/MULTIARCH
+#   XTABLES_LIBDIR   CACHE/debian/usr/lib/MULTIARCH/xtables
+#
+# MULTIARCH is Debian's name of the architecture, as x86_64-linux-gnu.
+# tcpdump wants -Z root, for want of the user that installing would make.
 set -eu
 
 cache=${1:?usage: build.sh CACHE}
@@ -37,17 +46,26 @@ go_tools() {
 	echo "$key" >"$dir/.key"
 }
 
-# debian_parts PACKAGE...: downloads packages and unpacks them side by side.
+# debian_parts PACKAGE...: downloads packages and unpacks them side by side. What
+# was there before goes only when the new is complete.
 debian_parts() {
 	key=$(echo "$*" | cat - "$0" | sha256sum)
 	dir=$cache/debian
 	current "$dir" "$key" && return
 	echo "unpacking from Debian: $*"
-	rm -rf "$dir" && mkdir -p "$dir/.deb"
-	(cd "$dir/.deb" && apt-get -qq -o APT::Sandbox::User=root download "$@")
-	for deb in "$dir"/.deb/*.deb; do dpkg-deb -x "$deb" "$dir"; done
-	rm -rf "$dir/.deb"
-	echo "$key" >"$dir/.key"
+	new=$dir.new
+	rm -rf "$new" && mkdir -p "$new/.deb"
+	(cd "$new/.deb" && apt-get -qq -o APT::Sandbox::User=root download "$@")
+	for deb in "$new"/.deb/*.deb; do dpkg-deb -x "$deb" "$new"; done
+	rm -rf "$new/.deb"
+	# The alternatives that installing would set.
+	for name in iptables ip6tables; do
+		for suffix in "" -save -restore; do
+			ln -s xtables-nft-multi "$new/usr/sbin/$name$suffix"
+		done
+	done
+	echo "$key" >"$new/.key"
+	rm -rf "$dir" && mv "$new" "$dir"
 }
 
 version() { sed -n "s|^\t$1 v\([^ ]*\).*|\1|p" "$here/$2/go.mod"; }
@@ -57,4 +75,9 @@ v1=github.com/containerd/containerd
 go_tools . containerd-2.4 "-X $v2/version.Version=v$(version $v2 .)"
 go_tools containerd17 containerd-1.7 "-X $v1/version.Version=v$(version $v1 containerd17)"
 go_tools lint lint ""
-debian_parts containerd runc crun libyajl2 busybox-static
+debian_parts \
+	containerd runc crun libyajl2 busybox-static \
+	etcd-server containernetworking-plugins \
+	nftables libnftables1 libnftnl11 libmnl0 libjansson4 libedit2 libbsd0 libmd0 \
+	iptables libxtables12 libip4tc2 libip6tc2 libnetfilter-conntrack3 libnfnetlink0 \
+	tcpdump libpcap0.8 libdbus-1-3 libssl3

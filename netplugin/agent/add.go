@@ -1,0 +1,198 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"github.com/peregrine-dev/peregrine/netplugin/attach"
+	"github.com/peregrine-dev/peregrine/netplugin/config"
+	"github.com/peregrine-dev/peregrine/netplugin/endpoint"
+	"github.com/peregrine-dev/peregrine/netplugin/firewall"
+	"github.com/peregrine-dev/peregrine/netplugin/ipam"
+	"github.com/peregrine-dev/peregrine/netplugin/overlay"
+)
+
+// add attaches a container, or fails and leaves nothing. What a crash leaves is in the
+// record, which is there before anything else: DEL, GC or the next ADD takes it away.
+func (a *Agent) add(ctx context.Context, r *Request) (types.Result, error) {
+	if r.Conf.Prev != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "falcon must be the first plugin of its list: it got a prevResult", "")
+	}
+	n, err := a.network(r.Conf.Network)
+	if err != nil {
+		return nil, err
+	}
+	if r.Namespace == nil {
+		return nil, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS "+r.NetNS+" could not be opened", "")
+	}
+	defer a.attachments.lock(r.ContainerID + "/" + r.IfName)()
+	if old := a.record(key{r.ContainerID, r.IfName}); old != nil && old.Complete {
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("container %s has an interface %s already", r.ContainerID, r.IfName), "DEL it first")
+	}
+	result, err := a.attach(ctx, n, r, "")
+	if err != nil {
+		return nil, err
+	}
+	return result.GetAsVersion(r.Conf.CNIVersion)
+}
+
+// attach attaches a container, or makes an offer of that name. The caller has the
+// attachment's lock.
+func (a *Agent) attach(ctx context.Context, n *config.Network, r *Request, offer string) (*types100.Result, error) {
+	inode, err := r.inode()
+	if err != nil {
+		return nil, err
+	}
+	if err := a.isReady(n); err != nil {
+		return nil, err
+	}
+	if old := a.record(key{r.ContainerID, r.IfName}); old != nil {
+		if err := a.detach(ctx, old); err != nil {
+			return nil, fmt.Errorf("take away what an ADD that was interrupted left: %w", err)
+		}
+	}
+	settings, usual, err := ipamSettings(r, n)
+	if err != nil {
+		return nil, err
+	}
+	if offer == "" {
+		if result, err := a.adopt(ctx, n, r, inode, usual); result != nil || err != nil {
+			return result, err
+		}
+	}
+	record := endpoint.Record{
+		ContainerID: r.ContainerID, IfName: r.IfName, Network: n.Name, ConfName: r.Conf.Name, VNI: n.VNI, Offer: offer,
+		Link: attach.LinkName(r.ContainerID, r.IfName), Namespace: r.NetNS, NamespaceInode: inode,
+		Config: settings, Path: r.Path, Args: r.Args, BootID: a.bootID, Created: time.Now(),
+	}
+	result, err := a.make(ctx, n, &record, r)
+	if err != nil {
+		if undo := a.detach(context.WithoutCancel(ctx), &record); undo != nil {
+			log.G(ctx).WithError(undo).WithField("container", r.ContainerID).Error("take back an attachment that failed; DEL tries again")
+		}
+		return nil, err
+	}
+	return result, nil
+}
+
+// make attaches the container of a record, and completes that.
+func (a *Agent) make(ctx context.Context, n *config.Network, record *endpoint.Record, r *Request) (*types100.Result, error) {
+	if err := a.put(*record); err != nil {
+		return nil, err
+	}
+	leased, err := ipam.Add(ctx, leaseOf(record))
+	if err != nil {
+		return nil, err
+	}
+	mtu := n.MTU
+	if mtu == 0 {
+		if mtu, err = a.underlay().MTU(); err != nil {
+			return nil, err
+		}
+	}
+	spec, result, err := plan(network{n.Name, n.VNI, n.Subnets, mtu}, record.Link, record.IfName, r.NetNS, r.Conf, leased)
+	if err != nil {
+		return nil, err
+	}
+	record.MAC, record.Addresses, record.Gateways = endpoint.MAC(spec.MAC), spec.Addresses, spec.Gateways
+	record.MTU = spec.MTU
+	for _, route := range spec.Routes {
+		record.Routes = append(record.Routes, endpoint.Route(route))
+	}
+	if record.Result, err = json.Marshal(result); err != nil {
+		return nil, err
+	}
+	a.changes.RLock()
+	defer a.changes.RUnlock()
+	// Before the container can send anything: what isn't allowed is dropped.
+	if err := a.firewall.Allow(allowed(record)); err != nil {
+		return nil, err
+	}
+	if err := a.plug(ctx, r, spec); err != nil {
+		if errdefs.IsAlreadyExists(err) {
+			return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("attach container %s as %s", r.ContainerID, r.IfName), err.Error())
+		}
+		return nil, err
+	}
+	record.Complete = true
+	return result, a.put(*record)
+}
+
+// plug makes the container's link. One that was unplugged a moment ago may still be in
+// the way.
+func (a *Agent) plug(ctx context.Context, r *Request, spec attach.Spec) error {
+	err := attach.Attach(r.Namespace, spec)
+	if !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	if err := a.detacher.Flush(ctx); err != nil {
+		return err
+	}
+	return attach.Attach(r.Namespace, spec)
+}
+
+// leaseOf is what the IPAM plugin is told of an attachment.
+func leaseOf(r *endpoint.Record) ipam.Request {
+	owner := r.ContainerID
+	if r.Offer != "" {
+		owner = r.Offer
+	}
+	return ipam.Request{
+		ContainerID: owner, IfName: r.IfName, NetNS: r.Namespace, Path: r.Path, Args: r.Args, Config: r.Config,
+	}
+}
+
+// specOf is how a record's container is attached.
+func specOf(r *endpoint.Record) attach.Spec {
+	spec := attach.Spec{
+		Link: r.Link, Bridge: overlay.Bridge(r.VNI), Name: r.IfName, MTU: r.MTU, MAC: net.HardwareAddr(r.MAC),
+		Addresses: r.Addresses, Gateways: r.Gateways,
+	}
+	for _, route := range r.Routes {
+		spec.Routes = append(spec.Routes, attach.Route(route))
+	}
+	return spec
+}
+
+// allowed is what the firewall lets the container of a record send.
+func allowed(r *endpoint.Record) firewall.Endpoint {
+	e := firewall.Endpoint{Link: r.Link, MAC: net.HardwareAddr(r.MAC)}
+	for _, p := range r.Addresses {
+		e.Addresses = append(e.Addresses, p.Addr())
+	}
+	return e
+}
+
+// detach takes away all of an attachment, whatever there is of it. Whether the container's
+// namespace is still there makes no difference. Its addresses are given back when it can't
+// use them any more, and the record goes last.
+func (a *Agent) detach(ctx context.Context, r *endpoint.Record) error {
+	if err := a.unplug(r.Link, r); err != nil {
+		return err
+	}
+	if err := ipam.Del(ctx, leaseOf(r)); err != nil {
+		return err
+	}
+	return a.forget(keyOf(r))
+}
+
+// unplug cuts a container off; r is nil where nothing is known of it but its link's name.
+func (a *Agent) unplug(link string, r *endpoint.Record) error {
+	a.changes.RLock()
+	defer a.changes.RUnlock()
+	err := a.detacher.Unplug(link)
+	if r != nil && len(r.Addresses) > 0 {
+		// In this order: the container can't send what nobody checks.
+		err = errors.Join(err, a.firewall.Deny(allowed(r)))
+	}
+	return err
+}

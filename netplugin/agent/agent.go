@@ -1,0 +1,183 @@
+// Package agent does the work of the CNI plugin on a node, and keeps the node's part of
+// the networks as it should be.
+//
+// It holds no packet: what it makes in the kernel stays when it goes, and its next start
+// takes it over as it is.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/log"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/peregrine-dev/peregrine/netplugin/attach"
+	"github.com/peregrine-dev/peregrine/netplugin/config"
+	"github.com/peregrine-dev/peregrine/netplugin/endpoint"
+	"github.com/peregrine-dev/peregrine/netplugin/firewall"
+	"github.com/peregrine-dev/peregrine/netplugin/overlay"
+	"github.com/peregrine-dev/peregrine/netplugin/peers"
+)
+
+// Agent is a node's. Its methods are safe for concurrent use.
+type Agent struct {
+	config   config.Config
+	root     string
+	source   peers.Source // nil on a node by itself
+	firewall *firewall.Firewall
+	store    *endpoint.Store
+	detacher *attach.Detacher
+	bootID   string
+	metrics  *metrics
+
+	attachments locks // by container and interface
+
+	// changes is held for reading while an endpoint is changed, and for writing while the
+	// firewall's rules are replaced by what endpoints amount to.
+	changes sync.RWMutex
+
+	mu        sync.Mutex
+	address   netip.Addr               // of this node in the underlay
+	overlay   *overlay.Overlay         // of that address; nil before that was found
+	endpoints map[key]*endpoint.Record // as in the store, those that aren't complete too
+	nodes     []peers.Node             // others
+	state     map[uint32]condition     // of networks that were looked at, by VNI
+	kick      chan struct{}            // reconcile now
+}
+
+// key identifies an attachment.
+type key struct{ container, ifname string }
+
+func keyOf(r *endpoint.Record) key { return key{r.ContainerID, r.IfName} }
+
+// Open makes an agent, which works in the network namespace of the calling thread. root is
+// its directory, source where the other nodes are known from, nil on a node by itself. The
+// caller has the root's lock, and closes the agent.
+func Open(ctx context.Context, c config.Config, root string, source peers.Source) (_ *Agent, err error) {
+	a := &Agent{config: c, root: root, source: source, endpoints: map[key]*endpoint.Record{}, state: map[uint32]condition{}, kick: make(chan struct{}, 1)}
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	a.bootID = strings.TrimSpace(string(boot))
+	if a.store, err = endpoint.Open(filepath.Join(root, "endpoints")); err != nil {
+		return nil, err
+	}
+	if a.firewall, err = firewall.Open(); err != nil {
+		return nil, err
+	}
+	if a.detacher, err = attach.NewDetacher(); err != nil {
+		return nil, err
+	}
+	records, bad, err := a.store.List()
+	if err != nil {
+		return nil, err
+	}
+	for file, err := range bad {
+		log.G(ctx).WithError(err).WithField("file", file).Error("an attachment can't be read and is left as it is; look at the file and remove it")
+	}
+	for i := range records {
+		a.endpoints[keyOf(&records[i])] = &records[i]
+	}
+	if a.nodes, err = loadNodes(root); err != nil {
+		log.G(ctx).WithError(err).Warn("the nodes of the last run are not known")
+	}
+	a.metrics = newMetrics(a)
+	return a, nil
+}
+
+// Close gives up what the agent holds. Networks and attachments stay.
+func (a *Agent) Close() error {
+	var errs error
+	if a.detacher != nil {
+		errs = errors.Join(errs, a.detacher.Close())
+	}
+	if a.firewall != nil {
+		errs = errors.Join(errs, a.firewall.Close())
+	}
+	return errs
+}
+
+// network looks one up by its name.
+func (a *Agent) network(name string) (*config.Network, error) {
+	i := slices.IndexFunc(a.config.Networks, func(n config.Network) bool { return n.Name == name })
+	if i >= 0 {
+		return &a.config.Networks[i], nil
+	}
+	var names []string
+	for _, n := range a.config.Networks {
+		names = append(names, n.Name)
+	}
+	return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("this node has no network %q", name),
+		"it has "+strings.Join(names, ", ")+"; name one in \"network\" or add it to "+config.DefaultPath)
+}
+
+// condition is how a network is.
+type condition struct {
+	problem error // what could not be set up, nil if all is well
+	usable  bool  // containers can be attached nevertheless
+}
+
+// isReady is an error unless containers can be attached to the network.
+func (a *Agent) isReady(n *config.Network) error {
+	a.mu.Lock()
+	c, known := a.state[n.VNI]
+	a.mu.Unlock()
+	switch {
+	case !known:
+		return types.NewError(types.ErrTryAgainLater, "network "+n.Name+" is being set up", "")
+	case !c.usable:
+		return types.NewError(types.ErrTryAgainLater, "network "+n.Name+" could not be set up", c.problem.Error())
+	}
+	return nil
+}
+
+func (a *Agent) record(k key) *endpoint.Record {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.endpoints[k]
+}
+
+func (a *Agent) records() []*endpoint.Record {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := make([]*endpoint.Record, 0, len(a.endpoints))
+	for _, r := range a.endpoints {
+		list = append(list, r)
+	}
+	return list
+}
+
+// put writes a record down. A record that was put is not changed any more.
+func (a *Agent) put(r endpoint.Record) error {
+	if err := a.store.Put(r); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.endpoints[keyOf(&r)] = &r
+	return nil
+}
+
+func (a *Agent) forget(k key) error {
+	if err := a.store.Delete(k.container, k.ifname); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.endpoints, k)
+	return nil
+}

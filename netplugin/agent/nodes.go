@@ -1,0 +1,55 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/log"
+
+	"github.com/peregrine-dev/peregrine/netplugin/peers"
+)
+
+// nodesFile has the other nodes as they were last heard of. An agent that starts while
+// their source can't be reached leaves the routes to them as they are.
+const nodesFile = "nodes.json"
+
+func loadNodes(root string) ([]peers.Node, error) {
+	text, err := os.ReadFile(filepath.Join(root, nodesFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var nodes []peers.Node
+	return nodes, json.Unmarshal(text, &nodes)
+}
+
+func saveNodes(root string, nodes []peers.Node) error {
+	text, err := json.Marshal(nodes)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(root, nodesFile)
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// setNodes takes a new list of the other nodes.
+func (a *Agent) setNodes(nodes []peers.Node) {
+	if err := saveNodes(a.root, nodes); err != nil {
+		log.L.WithError(err).Warn("note the nodes for the next start")
+	}
+	a.mu.Lock()
+	a.nodes = nodes
+	a.mu.Unlock()
+	select {
+	case a.kick <- struct{}{}:
+	default: // it is to look already
+	}
+}

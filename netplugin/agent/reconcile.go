@@ -1,0 +1,257 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/containerd/log"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/peregrine-dev/peregrine/netplugin/attach"
+	"github.com/peregrine-dev/peregrine/netplugin/config"
+	"github.com/peregrine-dev/peregrine/netplugin/firewall"
+	"github.com/peregrine-dev/peregrine/netplugin/overlay"
+	"github.com/peregrine-dev/peregrine/netplugin/peers"
+)
+
+// resync is how often the node is looked at without a reason: somebody else may have
+// changed it.
+const resync = 15 * time.Second
+
+// Run keeps the node's networks as they should be until ctx is done.
+func (a *Agent) Run(ctx context.Context) error {
+	a.recover(ctx)
+	moved := make(chan struct{}, 1)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		ticker := time.NewTicker(resync)
+		defer ticker.Stop()
+		var applied *firewall.State
+		for {
+			changed, err := a.locate()
+			if changed {
+				select {
+				case moved <- struct{}{}:
+				default: // it is to look anyway
+				}
+			}
+			applied = a.reconcile(ctx, applied, err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-a.kick:
+			case <-ticker.C:
+			}
+		}
+	})
+	if a.source != nil {
+		g.Go(func() error { return a.follow(ctx, moved) })
+	} else {
+		g.Go(func() error { return drain(ctx, moved) })
+	}
+	for _, k := range a.keepers() {
+		g.Go(func() error { return k.Run(ctx) })
+	}
+	return g.Wait()
+}
+
+// follow hears of the other nodes, and tells them of this one, wherever it has moved.
+func (a *Agent) follow(ctx context.Context, moved <-chan struct{}) error {
+	select {
+	case <-moved:
+	case <-ctx.Done():
+		return nil
+	}
+	for ctx.Err() == nil {
+		here, leave := context.WithCancel(ctx)
+		ended := make(chan error, 1)
+		go func() { ended <- a.source.Run(here, a.self(), a.setNodes) }()
+		select {
+		case <-moved:
+			leave()
+			if err := <-ended; err != nil {
+				return err
+			}
+		case err := <-ended: // ctx is done, or it can't go on
+			leave()
+			return err
+		}
+	}
+	return nil
+}
+
+// drain forgets moves, of which a node by itself tells nobody.
+func drain(ctx context.Context, moved <-chan struct{}) error {
+	for {
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// self is what other nodes are told of this one.
+func (a *Agent) self() peers.Node {
+	self := Self(a.config)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	self.Address = a.address
+	return self
+}
+
+// Self is this node as other nodes see it, except for its address if that has to be found.
+func Self(c config.Config) peers.Node {
+	self := peers.Node{Name: c.Node, Address: c.Address, Networks: map[uint32][]netip.Prefix{}}
+	for _, n := range c.Networks {
+		self.Networks[n.VNI] = n.Subnets
+	}
+	return self
+}
+
+// recover takes away what can't be used any more: attachments from before the node's last
+// boot, and those whose ADD was cut short, which no runtime was told of.
+func (a *Agent) recover(ctx context.Context) {
+	if err := a.dropAdopted(); err != nil {
+		log.G(ctx).WithError(err).Error("forget offers that were adopted")
+	}
+	for _, r := range a.records() {
+		if r.Complete && r.BootID == a.bootID {
+			continue
+		}
+		unlock := a.attachments.lock(r.ContainerID + "/" + r.IfName)
+		if err := a.detach(ctx, r); err != nil {
+			log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("take away an attachment that is no more; DEL or GC tries again")
+		}
+		unlock()
+	}
+}
+
+// reconcile mends what differs, and notes what it can't mend; lost is why this node is not
+// known to be anywhere. It returns the rules that are in force now.
+func (a *Agent) reconcile(ctx context.Context, applied *firewall.State, lost error) *firewall.State {
+	a.mu.Lock()
+	nodes := a.nodes
+	a.mu.Unlock()
+	// The rules first: no network is ever without.
+	applied, err := a.enforce(applied, nodes)
+	err = errors.Join(lost, err)
+	for i := range a.config.Networks {
+		n := &a.config.Networks[i]
+		c := condition{problem: err}
+		if err == nil {
+			c.problem = a.ensure(ctx, n, nodes)
+			// One node or route that is in the way is no reason to attach nobody.
+			c.usable = c.problem == nil || hasBridge(n.VNI)
+		}
+		a.setState(ctx, n, c)
+	}
+	if err := a.removeOrphans(); err != nil {
+		log.G(ctx).WithError(err).Warn("remove links of containers that are no more")
+	}
+	return applied
+}
+
+func (a *Agent) setState(ctx context.Context, n *config.Network, c condition) {
+	a.mu.Lock()
+	before, known := a.state[n.VNI]
+	a.state[n.VNI] = c
+	a.mu.Unlock()
+	entry := log.G(ctx).WithField("network", n.Name)
+	switch {
+	case c.problem != nil && (before.problem == nil || before.problem.Error() != c.problem.Error()):
+		entry.WithError(c.problem).Error("set up the network; trying again")
+	case c.problem == nil && (!known || before.problem != nil):
+		entry.Info("the network is ready")
+	}
+}
+
+// hasBridge tells whether containers have what they are plugged into.
+func hasBridge(vni uint32) bool {
+	link, err := netlink.LinkByName(overlay.Bridge(vni))
+	return err == nil && link.Attrs().Flags&net.FlagUp != 0
+}
+
+func (a *Agent) ensure(ctx context.Context, n *config.Network, nodes []peers.Node) error {
+	var remotes []overlay.Remote
+	for _, node := range nodes {
+		// In the network's own space: no record of a node may direct other traffic.
+		subnets := slices.DeleteFunc(slices.Clone(node.Networks[n.VNI]), func(p netip.Prefix) bool { return !within(p, n.Cluster) })
+		if len(subnets) > 0 {
+			remotes = append(remotes, overlay.Remote{Address: node.Address, Subnets: subnets})
+		}
+	}
+	changed, err := a.underlay().Ensure(overlay.Network{VNI: n.VNI, Subnets: n.Subnets, Cluster: n.Cluster, MTU: n.MTU}, remotes)
+	if changed {
+		log.G(ctx).WithField("network", n.Name).WithField("nodes", len(remotes)).Info("changed the network's devices and routes")
+	}
+	return err
+}
+
+func within(p netip.Prefix, spaces []netip.Prefix) bool {
+	return slices.ContainsFunc(spaces, func(s netip.Prefix) bool { return s.Bits() <= p.Bits() && s.Contains(p.Addr()) })
+}
+
+// enforce brings the firewall's rules in force, unless they are.
+func (a *Agent) enforce(applied *firewall.State, nodes []peers.Node) (*firewall.State, error) {
+	a.changes.Lock()
+	defer a.changes.Unlock()
+	want := a.rules(nodes)
+	if applied != nil && slices.Equal(applied.VTEPs, want.VTEPs) {
+		// Endpoints come and go one by one, networks not at all.
+		if there, err := a.firewall.InForce(); there || err != nil {
+			return applied, err
+		}
+	}
+	if err := a.firewall.Replace(want); err != nil {
+		return nil, fmt.Errorf("set the firewall's rules: %w", err)
+	}
+	return &want, nil
+}
+
+func (a *Agent) rules(nodes []peers.Node) firewall.State {
+	s := firewall.State{Port: uint16(a.config.Port)}
+	for _, n := range nodes {
+		s.VTEPs = append(s.VTEPs, n.Address)
+	}
+	slices.SortFunc(s.VTEPs, netip.Addr.Compare)
+	for _, n := range a.config.Networks {
+		s.Networks = append(s.Networks, firewall.Network{
+			Bridge: overlay.Bridge(n.VNI), Device: overlay.Device(n.VNI),
+			Subnets: n.Subnets, Cluster: n.Cluster, Masquerade: n.Masquerade,
+		})
+	}
+	for _, r := range a.records() {
+		if len(r.Addresses) > 0 {
+			s.Endpoints = append(s.Endpoints, allowed(r))
+		}
+	}
+	return s
+}
+
+// removeOrphans removes links of this plugin that nobody has: the record went, and a crash
+// came between.
+func (a *Agent) removeOrphans() error {
+	links, err := attach.Links()
+	if err != nil {
+		return err
+	}
+	// The records after the links: a link that is older than its record isn't taken.
+	known := map[string]bool{}
+	for _, r := range a.records() {
+		known[r.Link] = true
+	}
+	var errs error
+	for _, link := range links {
+		if !known[link] {
+			errs = errors.Join(errs, a.detacher.Unplug(link))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/peregrine-dev/peregrine/internal/version"
+	"github.com/peregrine-dev/peregrine/netplugin/endpoint"
+	"github.com/peregrine-dev/peregrine/netplugin/firewall"
+	"github.com/peregrine-dev/peregrine/netplugin/overlay"
+	"github.com/peregrine-dev/peregrine/netplugin/peers"
+)
+
+// Report is how the agent is.
+type Report struct {
+	Node     string
+	Address  netip.Addr // in the underlay
+	Version  string
+	Networks []NetworkReport
+	Peers    []peers.Node // the other nodes
+	// Source is where the other nodes are known from; nil on a node by itself.
+	Source    *SourceReport `json:",omitempty"`
+	Endpoints []EndpointReport
+	Drops     []firewall.Drop
+}
+
+// SourceReport is how the source of the other nodes is.
+type SourceReport struct {
+	Connected bool      // the list of peers is the present one
+	Since     time.Time // when that became so
+	Problem   string    `json:",omitempty"`
+	// Rejected are nodes that can't be right, with the reason.
+	Rejected map[string]string `json:",omitempty"`
+}
+
+// NetworkReport is how a network is on this node.
+type NetworkReport struct {
+	Name           string
+	VNI            uint32
+	Bridge, Device string // the links
+	Subnets        []netip.Prefix
+	Endpoints      int
+	Problem        string `json:",omitempty"` // why containers can't be attached
+}
+
+// EndpointReport is an attachment.
+type EndpointReport struct {
+	Container, Interface, Network string
+	Addresses                     []netip.Prefix
+	MAC, Link, Namespace          string
+	Created                       time.Time
+	// Pooled is whether its namespace was made ahead.
+	Pooled bool `json:",omitempty"`
+}
+
+// Report tells how the agent is.
+func (a *Agent) Report() Report {
+	a.mu.Lock()
+	r := Report{Node: a.config.Node, Address: a.address, Version: version.Version}
+	r.Peers = slices.Clone(a.nodes)
+	count := map[uint32]int{}
+	for _, e := range a.endpoints {
+		count[e.VNI]++
+	}
+	for _, n := range a.config.Networks {
+		report := NetworkReport{
+			Name: n.Name, VNI: n.VNI, Bridge: overlay.Bridge(n.VNI), Device: overlay.Device(n.VNI),
+			Subnets: n.Subnets, Endpoints: count[n.VNI],
+		}
+		if c, known := a.state[n.VNI]; !known {
+			report.Problem = "being set up"
+		} else if c.problem != nil {
+			report.Problem = c.problem.Error()
+		}
+		r.Networks = append(r.Networks, report)
+	}
+	a.mu.Unlock()
+	if source, ok := a.source.(peers.Reporter); ok {
+		r.Source = reportSource(source.Status())
+	}
+	for _, e := range a.records() {
+		r.Endpoints = append(r.Endpoints, reportOf(e))
+	}
+	slices.SortFunc(r.Endpoints, func(x, y EndpointReport) int {
+		return strings.Compare(x.Container+"/"+x.Interface, y.Container+"/"+y.Interface)
+	})
+	drops, err := a.firewall.Drops()
+	if err != nil {
+		log.L.WithError(err).Warn("read what the firewall dropped")
+	}
+	r.Drops = drops
+	return r
+}
+
+func reportSource(s peers.Status) *SourceReport {
+	r := &SourceReport{Connected: s.Connected, Since: s.Since}
+	if s.Err != nil {
+		r.Problem = s.Err.Error()
+	}
+	for _, bad := range s.Rejected {
+		if r.Rejected == nil {
+			r.Rejected = map[string]string{}
+		}
+		r.Rejected[bad.Name] = bad.Err.Error()
+	}
+	return r
+}
+
+func reportOf(e *endpoint.Record) EndpointReport {
+	return EndpointReport{
+		Container: e.ContainerID, Interface: e.IfName, Network: e.Network, Addresses: e.Addresses,
+		MAC: e.MAC.String(), Link: e.Link, Namespace: e.Namespace, Created: e.Created, Pooled: e.Offer != "",
+	}
+}

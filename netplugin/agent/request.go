@@ -1,0 +1,102 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
+	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/netplugin/netconf"
+	"github.com/peregrine-dev/peregrine/netplugin/protocol"
+)
+
+// Request is a call of CNI, spec/SPEC.md section 2.
+type Request struct {
+	Command     string
+	ContainerID string
+	IfName      string
+	NetNS       string   // path of the namespace; "" if the runtime has none any more
+	Namespace   *os.File // the same, open; nil if it could not be opened. It is the caller's.
+	Args        string
+	Path        []string // where plugins are, CNI_PATH
+	Conf        *netconf.Conf
+}
+
+// NewRequest reads a request of the protocol. Its errors are [types.Error].
+func NewRequest(text []byte, namespace *os.File) (*Request, error) {
+	if len(text) > protocol.MaxRequest {
+		return nil, types.NewError(types.ErrDecodingFailure, "the network configuration is too large", fmt.Sprintf("the limit is %d bytes", protocol.MaxRequest))
+	}
+	v, config, err := protocol.Decode(text)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "read the request", err.Error())
+	}
+	r := &Request{
+		Command: v["CNI_COMMAND"], ContainerID: v["CNI_CONTAINERID"], IfName: v["CNI_IFNAME"],
+		NetNS: v["CNI_NETNS"], Namespace: namespace, Args: v["CNI_ARGS"], Path: filepath.SplitList(v["CNI_PATH"]),
+	}
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	if r.Command == protocol.Report {
+		return r, nil
+	}
+	r.Conf, err = netconf.Parse(config)
+	return r, err
+}
+
+func (r *Request) validate() error {
+	switch r.Command {
+	case "STATUS", protocol.Report:
+		return nil
+	case "GC":
+		return r.needPath()
+	case "ADD", "CHECK", "DEL":
+	default:
+		return types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_COMMAND is %q", r.Command), "known are ADD, CHECK, DEL, GC, STATUS, VERSION")
+	}
+	if err := utils.ValidateContainerID(r.ContainerID); err != nil {
+		// The specification has a code for a container that isn't known, but not for
+		// a variable that is missing.
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID: "+err.Msg, err.Details)
+	}
+	if err := utils.ValidateInterfaceName(r.IfName); err != nil {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: "+err.Msg, err.Details)
+	}
+	if r.NetNS == "" && r.Command != "DEL" {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS is missing", "")
+	}
+	return r.needPath()
+}
+
+func (r *Request) needPath() error {
+	if len(r.Path) == 0 {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_PATH is missing", "")
+	}
+	return nil
+}
+
+// inode identifies the request's network namespace. It fails for what is none, and for
+// the agent's own, whose interfaces are the node's.
+func (r *Request) inode() (uint64, error) {
+	var stat, own unix.Stat_t
+	if err := unix.Fstat(int(r.Namespace.Fd()), &stat); err != nil {
+		return 0, types.NewError(types.ErrInvalidNetNS, "look at CNI_NETNS "+r.NetNS, err.Error())
+	}
+	// NS_GET_NSTYPE, ioctl_ns(2).
+	const getType = 0xb703
+	kind, err := unix.IoctlRetInt(int(r.Namespace.Fd()), getType)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		return 0, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS "+r.NetNS+" is no network namespace", "")
+	}
+	if err := unix.Stat("/proc/thread-self/ns/net", &own); err != nil {
+		return 0, err
+	}
+	if stat.Ino == own.Ino && stat.Dev == own.Dev {
+		return 0, types.NewError(types.ErrInvalidNetNS, "CNI_NETNS "+r.NetNS+" is the node's own network namespace", "a container of the host's network needs no plugin")
+	}
+	return stat.Ino, nil
+}

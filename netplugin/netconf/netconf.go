@@ -1,0 +1,122 @@
+// Package netconf reads the network configuration that a runtime gives the plugin, CNI
+// spec/SPEC.md section 1: the part for a plugin, as libcni makes it of a list. Errors are
+// [types.Error] with the codes of section 5.
+package netconf
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/containernetworking/cni/pkg/version"
+)
+
+// Versions are those of CNI that configurations may be of and results are given in.
+var Versions = []string{"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+
+// Conf is a network configuration.
+type Conf struct {
+	CNIVersion string `json:"cniVersion"`
+	Name       string `json:"name"`
+	Type       string `json:"type"`
+	// Network is the node's network to attach to, by its name in the agent's configuration;
+	// Name unless it is given.
+	Network string `json:"network"`
+	// IPAM is of the plugin that gives addresses; none is host-local with the node's subnets.
+	IPAM         types.IPAM      `json:"ipam"`
+	DNS          types.DNS       `json:"dns"`
+	Capabilities map[string]bool `json:"capabilities"`
+	Args         json.RawMessage `json:"args"`
+	// RuntimeConfig is what the runtime asks for by capability.
+	RuntimeConfig RuntimeConfig `json:"runtimeConfig"`
+	// Prev is the result of ADD, for CHECK and DEL.
+	Prev *types100.Result `json:"-"`
+	// Valid are the attachments that GC keeps; nil if the runtime didn't say.
+	Valid []types.GCAttachment `json:"cni.dev/valid-attachments"`
+
+	// Text is the configuration as it came.
+	Text []byte `json:"-"`
+}
+
+// RuntimeConfig has the capabilities that the plugin knows: addresses and a MAC of the
+// runtime's choice. IPAM reads the addresses. Others are of other plugins in the list.
+type RuntimeConfig struct {
+	IPs []string `json:"ips"`
+	MAC MAC      `json:"mac"`
+}
+
+// MAC is a MAC address that is written as text.
+type MAC net.HardwareAddr
+
+// UnmarshalText reads the usual forms of six bytes.
+func (m *MAC) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return nil
+	}
+	mac, err := net.ParseMAC(string(text))
+	if err != nil {
+		return err
+	}
+	if len(mac) != 6 || mac[0]&1 != 0 {
+		return fmt.Errorf("%s is no address of one Ethernet interface", text)
+	}
+	*m = MAC(mac)
+	return nil
+}
+
+// keys are those that a configuration may have besides cni.dev/*, which are the
+// specification's to add. One that nobody knows may ask for confinement: it is refused.
+var keys = []string{
+	"cniVersion", "name", "type", "network", "ipam", "dns", "capabilities", "args", "runtimeConfig", "prevResult",
+}
+
+// Parse reads a configuration.
+func Parse(text []byte) (*Conf, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "the network configuration is no JSON object", err.Error())
+	}
+	v, err := (&version.ConfigDecoder{}).Decode(text)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "read cniVersion", err.Error())
+	}
+	if !slices.Contains(Versions, v) {
+		return nil, types.NewError(types.ErrIncompatibleCNIVersion, fmt.Sprintf("cniVersion %q is not supported", v), "use one of "+strings.Join(Versions, ", "))
+	}
+	for key := range members {
+		if !slices.Contains(keys, key) && !strings.HasPrefix(key, "cni.dev/") {
+			return nil, types.NewError(types.ErrUnsupportedField, fmt.Sprintf("the network configuration has the unknown key %q", key), "known are "+strings.Join(keys, ", "))
+		}
+	}
+	c := &Conf{Text: text}
+	if err := json.Unmarshal(text, c); err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "read the network configuration", err.Error())
+	}
+	c.CNIVersion = v
+	if err := utils.ValidateNetworkName(c.Name); err != nil {
+		return nil, err
+	}
+	if c.Network == "" {
+		c.Network = c.Name
+	}
+	return c, c.readPrevious(members["prevResult"])
+}
+
+func (c *Conf) readPrevious(text json.RawMessage) error {
+	if text == nil {
+		return nil
+	}
+	result, err := version.NewResult(c.CNIVersion, text)
+	if err == nil {
+		c.Prev, err = types100.NewResultFromResult(result)
+	}
+	if err != nil {
+		return types.NewError(types.ErrDecodingFailure, "read prevResult", err.Error())
+	}
+	return nil
+}
