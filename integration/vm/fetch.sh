@@ -3,10 +3,10 @@
 #
 #   fetch.sh CACHE
 #
-#   CACHE/vm   Debian's cloud kernel with its modules, mkfs.xfs and the libraries that it
-#              alone needs, unpacked and not installed
+#   CACHE/vm   Debian's cloud kernel with its modules, mkfs.xfs, CRIU with the ip that it
+#              executes, and the libraries that they alone need, unpacked and not installed
 #
-# The rest comes from ../tools/build.sh and from the host: QEMU, mkfs.ext4, the C library.
+# The rest comes from ../tools/build.sh and from the host: QEMU, mkfs.ext4, the C library, tar.
 # A part is fetched again when this file changes; remove CACHE/vm to get a newer kernel.
 set -eu
 
@@ -35,9 +35,12 @@ dir=$cache/vm
 key=$(sha256sum <"$0")
 current "$dir" "$key" && exit
 image=$(kernel)
-echo "unpacking from Debian: $image xfsprogs"
+echo "unpacking from Debian: $image xfsprogs criu iproute2"
 rm -rf "$dir" && mkdir -p "$dir/.deb"
-(cd "$dir/.deb" && apt-get -qq -o APT::Sandbox::User=root download "$image" xfsprogs libinih1 liburcu8)
+(cd "$dir/.deb" && apt-get -qq -o APT::Sandbox::User=root download "$image" \
+	xfsprogs libinih1 liburcu8 \
+	criu libbsd0 libjansson4 libmd0 libmnl0 libnet1 libnftables1 libnftnl11 libnl-3-200 libprotobuf-c1 libxtables12 \
+	iproute2 libbpf1 libcap2 libelf1)
 for deb in "$dir"/.deb/*.deb; do dpkg-deb -x "$deb" "$dir"; done
 rm -rf "$dir/.deb" "${dir:?}/usr/share"
 echo "$key" >"$dir/.key"

@@ -19,7 +19,7 @@ import (
 )
 
 // DefaultMemory is the memory of the VM in MiB where Config names none. The initramfs
-// stays in it: about 100 MiB with containerd and its companions.
+// stays in it: some 200 MiB with all that the tests put there.
 const DefaultMemory = 2048
 
 // diskSize is the size of the scratch disk at /var in bytes. The image is sparse.
@@ -120,6 +120,22 @@ func XFSTools(cache string) []File {
 		{Host: filepath.Join(cache, "vm/usr/sbin/xfs_growfs"), Guest: "/usr/sbin/xfs_growfs"},
 		{Host: filepath.Join(cache, "vm/sbin/xfs_repair"), Guest: "/usr/sbin/xfs_repair"},
 	}
+}
+
+// CRIU returns the files of criu and of the programs that it executes, for Config.Files.
+// Busybox's ip and tar lack what it asks of them.
+func CRIU(cache string) []File {
+	return []File{
+		{Host: filepath.Join(cache, "vm/usr/sbin/criu"), Guest: "/usr/sbin/criu"},
+		{Host: filepath.Join(cache, "vm/bin/ip"), Guest: "/usr/sbin/ip"},
+		{Host: "/bin/tar", Guest: "/usr/sbin/tar"},
+	}
+}
+
+// CRIUModules are the kernel modules that criu asks about sockets and connections, and
+// the one that it stops packets with, for Config.Modules.
+func CRIUModules() []string {
+	return []string{"af_packet_diag", "netlink_diag", "raw_diag", "tcp_diag", "udp_diag", "unix_diag", "nf_tables", "nf_conntrack_netlink"}
 }
 
 // kernel is an unpacked kernel package.

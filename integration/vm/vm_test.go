@@ -15,8 +15,9 @@ import (
 	"github.com/peregrine-dev/peregrine/integration/vm"
 )
 
-// timeout bounds one VM with all its smoke tests.
-const timeout = 5 * time.Minute
+// timeout bounds one VM with all its smoke tests, some three minutes on a machine that is
+// not busy. That of go test is ten.
+const timeout = 8 * time.Minute
 
 // TestVM boots one VM for the smoke tests of everything: a boot costs more than a test.
 func TestVM(t *testing.T) {
@@ -36,7 +37,7 @@ func TestVM(t *testing.T) {
 	if baoverlay := built(t, "containerd-baoverlay-grpc"); baoverlay != "" {
 		cfg.Files = append(cfg.Files, vm.File{Host: baoverlay, Guest: "/usr/bin/containerd-baoverlay-grpc"})
 		cfg.Files = append(cfg.Files, vm.XFSTools(cache)...)
-		cfg.Files = append(cfg.Files, vm.File{Host: testProgram(t, "snapshotter/pool"), Guest: "/usr/bin/pool.test"})
+		cfg.Files = append(cfg.Files, vm.File{Host: program(t, "../../snapshotter/pool", "test", "-c"), Guest: "/usr/bin/pool.test"})
 		cfg.Smoke = append(cfg.Smoke, "smoke/20-baoverlay.sh", "smoke/30-quota.sh")
 	}
 	flashcube := true
@@ -46,23 +47,28 @@ func TestVM(t *testing.T) {
 		cfg.Files = append(cfg.Files, vm.File{Host: path, Guest: "/usr/bin/" + name})
 	}
 	if flashcube {
-		cfg.Smoke = append(cfg.Smoke, "smoke/40-flashcube.sh")
+		cfg.Files = append(cfg.Files,
+			vm.File{Host: program(t, "./task-client", "build"), Guest: "/usr/bin/task-client"},
+			vm.File{Host: program(t, "../../shim/cgroup", "test", "-c"), Guest: "/usr/bin/cgroup.test"})
+		cfg.Files = append(cfg.Files, vm.CRIU(cache)...)
+		cfg.Modules = append(cfg.Modules, vm.CRIUModules()...)
+		cfg.Smoke = append(cfg.Smoke, "smoke/40-flashcube.sh", "smoke/45-checkpoint.sh", "smoke/50-cgroup.sh")
 	}
 	if err := vm.Run(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// testProgram builds the tests of a package, to be run in the VM.
-func testProgram(t *testing.T, pkg string) string {
+// program has a go command, build or test -c, make a program of a package for the VM.
+func program(t *testing.T, pkg string, command ...string) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), filepath.Base(pkg)+".test")
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-o", program, "../../"+pkg)
+	path := filepath.Join(t.TempDir(), "program")
+	cmd := exec.CommandContext(t.Context(), "go", append(command, "-ldflags", "-s -w", "-o", path, pkg)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the tests of %s: %v\n%s", pkg, err, out)
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
 	}
-	return program
+	return path
 }
 
 // TestVMFailures shows how a VM that fails looks from the host.

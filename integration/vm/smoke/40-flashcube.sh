@@ -51,9 +51,17 @@ said 'LOOPBACK,UP'
 
 cgroup=$(find /sys/fs/cgroup -name smoke-40 -type d)
 [ "$(cat "$cgroup/memory.max")" = 67108864 ] || fail "no memory limit"
-echo '{"memory":{"limit":33554432}}' >/run/smoke/resources.json
 ctr task metrics smoke-40 | tee /run/smoke/output
 said 'memory.usage_limit *67108864'
+task-client update smoke-40 '{"memory":{"limit":33554432},"pids":{"limit":50},"cpu":{"quota":20000,"period":100000}}'
+limits() { cat "$cgroup/memory.max" "$cgroup/pids.max" "$cgroup/cpu.max" | paste -s -d ' ' -; }
+[ "$(limits)" = '33554432 50 20000 100000' ] || fail "after the update its limits are $(limits)"
+# What the kernel refuses changes nothing.
+task-client update smoke-40 '{"pids":{"limit":60},"cpu":{"quota":1}}' >/run/smoke/output 2>&1 && fail "a quota of 1 us was taken"
+said 'cpu.max: invalid argument'
+[ "$(limits)" = '33554432 50 20000 100000' ] || fail "after the refused update its limits are $(limits)"
+ctr task metrics smoke-40 | tee /run/smoke/output
+said 'memory.usage_limit *33554432'
 ctr task pause smoke-40
 grep -q 'frozen 1' "$cgroup/cgroup.events" || fail "not frozen"
 ctr task resume smoke-40
