@@ -5,12 +5,13 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 LDFLAGS := -s -w -X github.com/peregrine-dev/peregrine/internal/version.Version=$(VERSION)
 PREFIX  ?= /usr/local
 BINARIES := peregrine containerd-baoverlay-grpc \
-	containerd-shim-flashcube-v1 flashcube-shim flashcube-init flashcubed
+	containerd-shim-flashcube-v1 flashcube-shim flashcube-init flashcubed \
+	falcon falcond
 LINT    := $(PEREGRINE_CACHE)/lint
 GO      ?= go
 
 # What the tests and the demo need of Debian; the bundle itself needs xfsprogs.
-PACKAGES := xfsprogs debootstrap util-linux
+PACKAGES := xfsprogs debootstrap util-linux iproute2
 
 .PHONY: help deps stock build demo test test-vm suite bench soak fuzz lint generate install uninstall clean
 

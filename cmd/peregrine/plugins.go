@@ -7,6 +7,7 @@ import (
 	"github.com/peregrine-dev/peregrine/integration/bench"
 	"github.com/peregrine-dev/peregrine/internal/check"
 	"github.com/peregrine-dev/peregrine/internal/install"
+	falcon "github.com/peregrine-dev/peregrine/netplugin/setup"
 	shim "github.com/peregrine-dev/peregrine/shim/setup"
 	snapshotter "github.com/peregrine-dev/peregrine/snapshotter/setup"
 )
@@ -49,6 +50,14 @@ var plugins = []plugin{
 		advise:  shim.Advise,
 		status:  func(ctx context.Context) (report, error) { return shim.Status(ctx) },
 		bench:   benchmark{"shim", bench.Shim},
+	},
+	{
+		name:    falcon.Name,
+		check:   falcon.Check,
+		install: falcon.Plugin,
+		advise:  falcon.Advise,
+		status:  func(ctx context.Context) (report, error) { return falcon.Status(ctx) },
+		bench:   benchmark{"net", bench.Network},
 	},
 }
 

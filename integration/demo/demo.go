@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,7 +36,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	rows, err := run(ctx, o, image)
+	rows, seen, err := run(ctx, o, image)
 	more, lerr := leak.Settle(before)
 	if lerr == nil && len(more) > 0 {
 		lerr = fmt.Errorf("the demo left behind: %s", strings.Join(more, ", "))
@@ -43,25 +44,29 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	if err != nil {
 		return errors.Join(err, lerr)
 	}
-	fmt.Fprintf(out, "%s\ncontainerd %s; medians of %d (starts: %d), by turns\n\n", bench.Machine(), harness.Versions[0], rounds, starts)
-	return errors.Join(Print(out, rows), lerr)
+	fmt.Fprintf(out, "%s\ncontainerd %s; medians of %d (starts: %d, attachments: %d), by turns\n\n", bench.Machine(), harness.Versions[0], rounds, starts, attachments)
+	return errors.Join(Print(out, rows), PrintNetwork(out, seen), lerr)
 }
 
 const rounds = 3
 
-func run(ctx context.Context, o Options, image images.Image) (_ []Row, err error) {
+func run(ctx context.Context, o Options, image images.Image) (_ []Row, _ []Finding, err error) {
 	o.Progress("starting a private containerd with the bundle", 0, 0)
 	b, err := harness.StartBundle(ctx, o.Cache, o.Bin, harness.Versions[0], nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, b.Remove(ctx)) }()
 	files, err := snapshotter(ctx, b, o, image)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	life, err := shim(ctx, b, o)
-	return append(files, life...), err
+	if err != nil {
+		return nil, nil, err
+	}
+	attached, seen, err := network(ctx, b, o)
+	return slices.Concat(files, life, attached), seen, err
 }
 
 // container runs a workload of the peregrine program in a container of its own and

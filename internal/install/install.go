@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,9 @@ import (
 type File struct {
 	Path string // absolute
 	Text []byte
+	// Link makes the file a symbolic link to this absolute path on the host; there is no
+	// Text then. It is removed only while it points there.
+	Link string
 	// Yours marks a file that the operator edits: it is left alone when it is there,
 	// and removed only while it is as it was written.
 	Yours bool
@@ -146,29 +150,65 @@ func Do(ctx context.Context, out io.Writer, steps []Step, dry bool) error {
 }
 
 func write(path string, f File) (Step, bool) {
+	if f.Link != "" {
+		return link(path, f.Link)
+	}
 	now, err := os.ReadFile(path)
 	if err == nil && (f.Yours || bytes.Equal(now, f.Text)) {
 		return Step{}, false
 	}
 	return Step{"write " + path, func(context.Context) error {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			return err
-		}
-		unfinished := path + ".new"
-		if err := os.WriteFile(unfinished, f.Text, 0o644); err != nil {
-			return errors.Join(err, os.Remove(unfinished))
-		}
-		return os.Rename(unfinished, path)
+		return replace(path, func(unfinished string) error { return os.WriteFile(unfinished, f.Text, 0o644) })
 	}}, true
 }
 
+func link(path, to string) (Step, bool) {
+	if now, err := os.Readlink(path); err == nil && now == to {
+		return Step{}, false
+	}
+	return Step{"link " + path + " to " + to, func(context.Context) error {
+		return replace(path, func(unfinished string) error {
+			// One of an installation that was interrupted.
+			if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return os.Symlink(to, unfinished)
+		})
+	}}, true
+}
+
+// replace puts what create makes in the place of path, all at once.
+func replace(path string, create func(unfinished string) error) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	unfinished := path + ".new"
+	if err := create(unfinished); err != nil {
+		return errors.Join(err, os.Remove(unfinished))
+	}
+	return os.Rename(unfinished, path)
+}
+
 func remove(path string, f File) (Step, bool) {
+	if f.Link != "" {
+		return unlink(path, f.Link)
+	}
 	now, err := os.ReadFile(path)
 	if err != nil {
 		return Step{}, false
 	}
 	if f.Yours && !bytes.Equal(now, f.Text) {
 		return Step{"leave " + path + ", which was edited", func(context.Context) error { return nil }}, true
+	}
+	return Step{"remove " + path, func(context.Context) error { return os.Remove(path) }}, true
+}
+
+func unlink(path, to string) (Step, bool) {
+	if _, err := os.Lstat(path); err != nil {
+		return Step{}, false
+	}
+	if now, err := os.Readlink(path); err != nil || now != to {
+		return Step{"leave " + path + ", which is no link to " + to, func(context.Context) error { return nil }}, true
 	}
 	return Step{"remove " + path, func(context.Context) error { return os.Remove(path) }}, true
 }

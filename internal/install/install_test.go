@@ -112,6 +112,70 @@ func TestInstallOverOlder(t *testing.T) {
 	}
 }
 
+func TestLink(t *testing.T) {
+	const path, to = "/opt/cni/bin/demo", "/usr/local/bin/demo"
+	p := Plugin{Name: "demo", Files: []File{{Path: path, Link: to}}, Dirs: []string{"/opt/cni/bin"}}
+	for name, before := range map[string]func(t *testing.T, file string){
+		"nothing":      func(*testing.T, string) {},
+		"interrupted":  func(t *testing.T, file string) { symlink(t, "/elsewhere", file+".new") },
+		"another link": func(t *testing.T, file string) { symlink(t, "/elsewhere", file) },
+		"a file":       func(t *testing.T, file string) { put(t, file, "of an older release") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			before(t, root+path)
+			steps := Plan(root, p)
+			if out, want := do(t, steps, true), "would link "+root+path+" to "+to+"\n"; out != want {
+				t.Errorf("a dry run told %q, want %q", out, want)
+			}
+			do(t, steps, false)
+			if now, err := os.Readlink(root + path); err != nil || now != to {
+				t.Errorf("is a link to %q, %v", now, err)
+			}
+			if out := do(t, Plan(root, p), false); out != "nothing to do\n" {
+				t.Errorf("a second time, told %q", out)
+			}
+			steps, err := PlanRemoval(t.Context(), root, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			do(t, steps, false)
+			if _, err := os.Lstat(root + "/opt/cni/bin"); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("after removal: %v", err)
+			}
+		})
+	}
+}
+
+// TestRemovalSparesOtherLinks has what somebody put in a link's place.
+func TestRemovalSparesOtherLinks(t *testing.T) {
+	root := t.TempDir()
+	p := Plugin{Name: "demo", Files: []File{{Path: "/bin/file", Link: "/x"}, {Path: "/bin/link", Link: "/x"}, {Path: "/bin/none", Link: "/x"}}}
+	put(t, root+"/bin/file", "theirs")
+	symlink(t, "/elsewhere", root+"/bin/link")
+	steps, err := PlanRemoval(t.Context(), root, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "done: leave " + root + "/bin/file, which is no link to /x\ndone: leave " + root + "/bin/link, which is no link to /x\n"
+	if out := do(t, steps, false); out != want {
+		t.Errorf("told\n%swant\n%s", out, want)
+	}
+	if now, err := os.Readlink(root + "/bin/link"); err != nil || now != "/elsewhere" {
+		t.Errorf("the link is to %q, %v", now, err)
+	}
+	if text, err := os.ReadFile(root + "/bin/file"); err != nil || string(text) != "theirs" {
+		t.Errorf("the file is %q, %v", text, err)
+	}
+}
+
+func symlink(t *testing.T, to, path string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.Symlink(to, path)); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestInstallFails(t *testing.T) {
 	root, calls := t.TempDir(), []string(nil)
 	put(t, root+"/etc/containerd", "a file where a directory is needed")

@@ -52,7 +52,8 @@ func (a *Agent) attach(ctx context.Context, n *config.Network, r *Request, offer
 	if err != nil {
 		return nil, err
 	}
-	if err := a.isReady(n); err != nil {
+	ready, err := a.ready(n)
+	if err != nil {
 		return nil, err
 	}
 	if old := a.record(key{r.ContainerID, r.IfName}); old != nil {
@@ -74,9 +75,15 @@ func (a *Agent) attach(ctx context.Context, n *config.Network, r *Request, offer
 		Link: attach.LinkName(r.ContainerID, r.IfName), Namespace: r.NetNS, NamespaceInode: inode,
 		Config: settings, Path: r.Path, Args: r.Args, BootID: a.bootID, Created: time.Now(),
 	}
-	result, err := a.make(ctx, n, &record, r)
+	result, err := a.make(ctx, network{n.Name, n.VNI, n.Subnets, ready.mtu}, &record, r)
 	if err != nil {
-		if undo := a.detach(context.WithoutCancel(ctx), &record); undo != nil {
+		undo := a.detach(context.WithoutCancel(ctx), &record)
+		if undo != nil && errors.As(err, &refusal{}) {
+			// It refuses to release for the reason that it had to refuse to lease: a
+			// record would stay for ever. DEL asks it once more.
+			undo = a.forget(keyOf(&record))
+		}
+		if undo != nil {
 			log.G(ctx).WithError(undo).WithField("container", r.ContainerID).Error("take back an attachment that failed; DEL tries again")
 		}
 		return nil, err
@@ -84,22 +91,26 @@ func (a *Agent) attach(ctx context.Context, n *config.Network, r *Request, offer
 	return result, nil
 }
 
+// refusal is an error of IPAM's ADD, which has leased nothing.
+type refusal struct{ error }
+
+func (r refusal) Unwrap() error { return r.error }
+
 // make attaches the container of a record, and completes that.
-func (a *Agent) make(ctx context.Context, n *config.Network, record *endpoint.Record, r *Request) (*types100.Result, error) {
+func (a *Agent) make(ctx context.Context, n network, record *endpoint.Record, r *Request) (*types100.Result, error) {
 	if err := a.put(*record); err != nil {
 		return nil, err
 	}
-	leased, err := ipam.Add(ctx, leaseOf(record))
-	if err != nil {
+	lease := leaseOf(record)
+	var err error
+	if lease.Fresh, err = a.noteLease(record.Config); err != nil {
 		return nil, err
 	}
-	mtu := n.MTU
-	if mtu == 0 {
-		if mtu, err = a.underlay().MTU(); err != nil {
-			return nil, err
-		}
+	leased, err := ipam.Add(ctx, lease)
+	if err != nil {
+		return nil, refusal{err}
 	}
-	spec, result, err := plan(network{n.Name, n.VNI, n.Subnets, mtu}, record.Link, record.IfName, r.NetNS, r.Conf, leased)
+	spec, result, err := plan(n, record.Link, record.IfName, r.NetNS, r.Conf, leased)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +125,7 @@ func (a *Agent) make(ctx context.Context, n *config.Network, record *endpoint.Re
 	a.changes.RLock()
 	defer a.changes.RUnlock()
 	// Before the container can send anything: what isn't allowed is dropped.
-	if err := a.firewall.Allow(allowed(record)); err != nil {
+	if err := a.allow(record); err != nil {
 		return nil, err
 	}
 	if err := a.plug(ctx, r, spec); err != nil {
@@ -142,13 +153,16 @@ func (a *Agent) plug(ctx context.Context, r *Request, spec attach.Spec) error {
 
 // leaseOf is what the IPAM plugin is told of an attachment.
 func leaseOf(r *endpoint.Record) ipam.Request {
-	owner := r.ContainerID
+	lease := ipam.Request{
+		ContainerID: r.ContainerID, IfName: r.IfName, NetNS: r.Namespace, Path: r.Path, Args: r.Args, Config: r.Config,
+	}
 	if r.Offer != "" {
-		owner = r.Offer
+		lease.ContainerID = r.Offer
 	}
-	return ipam.Request{
-		ContainerID: owner, IfName: r.IfName, NetNS: r.Namespace, Path: r.Path, Args: r.Args, Config: r.Config,
+	for _, p := range r.Addresses {
+		lease.Addresses = append(lease.Addresses, p.Addr())
 	}
+	return lease
 }
 
 // specOf is how a record's container is attached.
@@ -163,8 +177,8 @@ func specOf(r *endpoint.Record) attach.Spec {
 	return spec
 }
 
-// allowed is what the firewall lets the container of a record send.
-func allowed(r *endpoint.Record) firewall.Endpoint {
+// endpointOf is what the firewall knows of a record's container.
+func endpointOf(r *endpoint.Record) firewall.Endpoint {
 	e := firewall.Endpoint{Link: r.Link, MAC: net.HardwareAddr(r.MAC)}
 	for _, p := range r.Addresses {
 		e.Addresses = append(e.Addresses, p.Addr())
@@ -172,11 +186,23 @@ func allowed(r *endpoint.Record) firewall.Endpoint {
 	return e
 }
 
+// allow lets a container send. The caller holds changes for reading.
+func (a *Agent) allow(r *endpoint.Record) error {
+	e := endpointOf(r)
+	if err := a.firewall.Allow(e); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.allowed[e.Link] = e
+	return nil
+}
+
 // detach takes away all of an attachment, whatever there is of it. Whether the container's
 // namespace is still there makes no difference. Its addresses are given back when it can't
 // use them any more, and the record goes last.
 func (a *Agent) detach(ctx context.Context, r *endpoint.Record) error {
-	if err := a.unplug(r.Link, r); err != nil {
+	if err := a.unplug(r.Link); err != nil {
 		return err
 	}
 	if err := ipam.Del(ctx, leaseOf(r)); err != nil {
@@ -185,14 +211,20 @@ func (a *Agent) detach(ctx context.Context, r *endpoint.Record) error {
 	return a.forget(keyOf(r))
 }
 
-// unplug cuts a container off; r is nil where nothing is known of it but its link's name.
-func (a *Agent) unplug(link string, r *endpoint.Record) error {
+// unplug cuts a container off, whatever is known of it.
+func (a *Agent) unplug(link string) error {
 	a.changes.RLock()
 	defer a.changes.RUnlock()
-	err := a.detacher.Unplug(link)
-	if r != nil && len(r.Addresses) > 0 {
-		// In this order: the container can't send what nobody checks.
-		err = errors.Join(err, a.firewall.Deny(allowed(r)))
+	if err := a.detacher.Unplug(link); err != nil {
+		return err
 	}
-	return err
+	a.mu.Lock()
+	e, allowed := a.allowed[link]
+	delete(a.allowed, link)
+	a.mu.Unlock()
+	if !allowed {
+		return nil
+	}
+	// After the link: the container can't send what nobody checks.
+	return a.firewall.Deny(e)
 }

@@ -30,7 +30,8 @@ import (
 // Agent is a node's. Its methods are safe for concurrent use.
 type Agent struct {
 	config   config.Config
-	root     string
+	root     string       // of what a reboot may take
+	stateDir string       // of what outlives one
 	source   peers.Source // nil on a node by itself
 	firewall *firewall.Firewall
 	store    *endpoint.Store
@@ -39,18 +40,21 @@ type Agent struct {
 	metrics  *metrics
 
 	attachments locks // by container and interface
+	leases      leases
 
 	// changes is held for reading while an endpoint is changed, and for writing while the
 	// firewall's rules are replaced by what endpoints amount to.
 	changes sync.RWMutex
 
 	mu        sync.Mutex
-	address   netip.Addr               // of this node in the underlay
-	overlay   *overlay.Overlay         // of that address; nil before that was found
-	endpoints map[key]*endpoint.Record // as in the store, those that aren't complete too
-	nodes     []peers.Node             // others
-	state     map[uint32]condition     // of networks that were looked at, by VNI
-	kick      chan struct{}            // reconcile now
+	leaving   []config.Network             // not in the configuration any more
+	address   netip.Addr                   // of this node in the underlay
+	overlay   *overlay.Overlay             // of that address; nil before that was found
+	endpoints map[key]*endpoint.Record     // as in the store, those that aren't complete too
+	allowed   map[string]firewall.Endpoint // what the firewall lets through, by link
+	nodes     []peers.Node                 // others
+	state     map[uint32]condition         // of networks that were looked at, by VNI
+	kick      chan struct{}                // reconcile now
 }
 
 // key identifies an attachment.
@@ -58,11 +62,22 @@ type key struct{ container, ifname string }
 
 func keyOf(r *endpoint.Record) key { return key{r.ContainerID, r.IfName} }
 
-// Open makes an agent, which works in the network namespace of the calling thread. root is
-// its directory, source where the other nodes are known from, nil on a node by itself. The
+// Options are what an agent is made of.
+type Options struct {
+	Config config.Config
+	Root   string       // its directory; what is in it goes with a reboot
+	State  string       // the directory of what outlives one
+	Source peers.Source // where the other nodes are known from, nil on a node by itself
+}
+
+// Open makes an agent, which works in the network namespace of the calling thread. The
 // caller has the root's lock, and closes the agent.
-func Open(ctx context.Context, c config.Config, root string, source peers.Source) (_ *Agent, err error) {
-	a := &Agent{config: c, root: root, source: source, endpoints: map[key]*endpoint.Record{}, state: map[uint32]condition{}, kick: make(chan struct{}, 1)}
+func Open(ctx context.Context, o Options) (_ *Agent, err error) {
+	a := &Agent{
+		config: o.Config, root: o.Root, stateDir: o.State, source: o.Source,
+		endpoints: map[key]*endpoint.Record{}, allowed: map[string]firewall.Endpoint{},
+		state: map[uint32]condition{}, kick: make(chan struct{}, 1),
+	}
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -73,7 +88,7 @@ func Open(ctx context.Context, c config.Config, root string, source peers.Source
 		return nil, err
 	}
 	a.bootID = strings.TrimSpace(string(boot))
-	if a.store, err = endpoint.Open(filepath.Join(root, "endpoints")); err != nil {
+	if a.store, err = endpoint.Open(filepath.Join(o.Root, "endpoints")); err != nil {
 		return nil, err
 	}
 	if a.firewall, err = firewall.Open(); err != nil {
@@ -90,10 +105,20 @@ func Open(ctx context.Context, c config.Config, root string, source peers.Source
 		log.G(ctx).WithError(err).WithField("file", file).Error("an attachment can't be read and is left as it is; look at the file and remove it")
 	}
 	for i := range records {
-		a.endpoints[keyOf(&records[i])] = &records[i]
+		r := &records[i]
+		a.endpoints[keyOf(r)] = r
+		if r.Complete {
+			a.allowed[r.Link] = endpointOf(r)
+		}
 	}
-	if a.nodes, err = loadNodes(root); err != nil {
+	if a.nodes, err = loadNodes(o.Root); err != nil {
 		log.G(ctx).WithError(err).Warn("the nodes of the last run are not known")
+	}
+	if err := a.loadLeases(); err != nil {
+		return nil, fmt.Errorf("read where addresses were given from: %w", err)
+	}
+	if err := a.loadLeaving(); err != nil {
+		return nil, fmt.Errorf("read the networks of the last run: %w", err)
 	}
 	a.metrics = newMetrics(a)
 	return a, nil
@@ -129,20 +154,21 @@ func (a *Agent) network(name string) (*config.Network, error) {
 type condition struct {
 	problem error // what could not be set up, nil if all is well
 	usable  bool  // containers can be attached nevertheless
+	mtu     int   // of containers
 }
 
-// isReady is an error unless containers can be attached to the network.
-func (a *Agent) isReady(n *config.Network) error {
+// ready is the network's condition, and an error unless containers can be attached.
+func (a *Agent) ready(n *config.Network) (condition, error) {
 	a.mu.Lock()
 	c, known := a.state[n.VNI]
 	a.mu.Unlock()
 	switch {
 	case !known:
-		return types.NewError(types.ErrTryAgainLater, "network "+n.Name+" is being set up", "")
+		return c, types.NewError(types.ErrTryAgainLater, "network "+n.Name+" is being set up", "")
 	case !c.usable:
-		return types.NewError(types.ErrTryAgainLater, "network "+n.Name+" could not be set up", c.problem.Error())
+		return c, types.NewError(types.ErrTryAgainLater, "network "+n.Name+" could not be set up", c.problem.Error())
 	}
-	return nil
+	return c, nil
 }
 
 func (a *Agent) record(k key) *endpoint.Record {

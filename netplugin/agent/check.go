@@ -54,7 +54,7 @@ func agrees(r *endpoint.Record, result *types100.Result) error {
 func (a *Agent) status(ctx context.Context, r *Request) error {
 	n, err := a.network(r.Conf.Network)
 	if err == nil {
-		err = a.isReady(n)
+		_, err = a.ready(n)
 	}
 	if err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, "containers can't be attached", err.Error())

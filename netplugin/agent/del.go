@@ -26,7 +26,7 @@ func (a *Agent) del(ctx context.Context, r *Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.unplug(attach.LinkName(k.container, k.ifname), nil); err != nil {
+	if err := a.unplug(attach.LinkName(k.container, k.ifname)); err != nil {
 		return err
 	}
 	return ipam.Del(ctx, lease)
@@ -58,11 +58,7 @@ func (a *Agent) gc(ctx context.Context, r *Request) error {
 		}
 	}
 	// Several configurations, and offers, may have addresses from one place.
-	valid := slices.Clone(r.Conf.Valid)
-	for _, record := range a.records() {
-		owner := leaseOf(record)
-		valid = append(valid, types.GCAttachment{ContainerID: owner.ContainerID, IfName: owner.IfName})
-	}
+	valid := append(a.owners(), r.Conf.Valid...)
 	lease, err := a.leaseWithoutRecord(r)
 	if err != nil {
 		return errors.Join(errs, err)

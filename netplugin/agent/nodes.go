@@ -28,21 +28,9 @@ func loadNodes(root string) ([]peers.Node, error) {
 	return nodes, json.Unmarshal(text, &nodes)
 }
 
-func saveNodes(root string, nodes []peers.Node) error {
-	text, err := json.Marshal(nodes)
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(root, nodesFile)
-	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
-}
-
 // setNodes takes a new list of the other nodes.
 func (a *Agent) setNodes(nodes []peers.Node) {
-	if err := saveNodes(a.root, nodes); err != nil {
+	if err := saveJSON(a.root, nodesFile, nodes); err != nil {
 		log.L.WithError(err).Warn("note the nodes for the next start")
 	}
 	a.mu.Lock()

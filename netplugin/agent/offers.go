@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,7 +13,6 @@ import (
 
 	"github.com/peregrine-dev/peregrine/netplugin/config"
 	"github.com/peregrine-dev/peregrine/netplugin/endpoint"
-	"github.com/peregrine-dev/peregrine/netplugin/netconf"
 	"github.com/peregrine-dev/peregrine/netplugin/offer"
 )
 
@@ -36,6 +36,16 @@ func (a *Agent) keepers() []*offer.Keeper {
 	return list
 }
 
+// DrainOffers takes back all that is offered and that no container has. It is for an agent
+// that doesn't run.
+func (a *Agent) DrainOffers(ctx context.Context) error {
+	var errs error
+	for _, k := range a.keepers() {
+		errs = errors.Join(errs, k.Drain(ctx))
+	}
+	return errs
+}
+
 // maker plugs in what a network offers. An offer's record has the offer's name for the
 // container's, until a container adopts it.
 type maker struct {
@@ -45,11 +55,7 @@ type maker struct {
 
 // Attach implements offer.Maker.
 func (m *maker) Attach(ctx context.Context, id string, ns *os.File, path string) error {
-	text, err := json.Marshal(map[string]string{"cniVersion": "1.1.0", "name": m.n.Name, "type": "falcon"})
-	if err != nil {
-		return err
-	}
-	conf, err := netconf.Parse(text)
+	conf, err := usualConf(m.n.Name)
 	if err != nil {
 		return err
 	}

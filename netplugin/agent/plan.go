@@ -42,6 +42,8 @@ func plan(n network, link, ifname, sandbox string, c *netconf.Conf, leased *type
 		if !slices.Contains(spec.Gateways, gateway) {
 			spec.Gateways = append(spec.Gateways, gateway)
 		}
+		// With the subnet that the container sees, whatever the plugin takes it for.
+		ip.Address.IP, ip.Address.Mask = address.Addr().AsSlice(), net.CIDRMask(address.Bits(), address.Addr().BitLen())
 		ip.Gateway, ip.Interface = gateway.AsSlice(), types100.Int(inside)
 	}
 	if spec.MAC == nil {
@@ -69,14 +71,23 @@ func addressOf(n network, ip *types100.IPConfig) (netip.Prefix, error) {
 	if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
 		a = a.Unmap()
 		for _, s := range n.subnets {
-			if s.Contains(a) {
-				return netip.PrefixFrom(a, s.Bits()), nil
+			if !s.Contains(a) {
+				continue
 			}
+			if a == s.Addr() || a == gatewayOf(n, a) || isBroadcast(a, s) {
+				return netip.Prefix{}, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("the address %s from the IPAM plugin is none of a container: it is the gateway's, or the subnet's own", a), "")
+			}
+			return netip.PrefixFrom(a, s.Bits()), nil
 		}
 	}
 	return netip.Prefix{}, types.NewError(types.ErrInvalidNetworkConfig,
 		fmt.Sprintf("the address %s from the IPAM plugin is in none of this node's subnets of network %s", ip.Address.IP, n.name),
 		fmt.Sprintf("the subnets are %s; let the plugin take addresses from them", n.subnets))
+}
+
+// isBroadcast tells whether a is the last address of its IPv4 subnet.
+func isBroadcast(a netip.Addr, s netip.Prefix) bool {
+	return a.Is4() && s.Bits() < 31 && !s.Contains(a.Next())
 }
 
 // gatewayOf is the node's address in the subnet of a container's.

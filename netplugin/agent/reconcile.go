@@ -27,13 +27,16 @@ const resync = 15 * time.Second
 // Run keeps the node's networks as they should be until ctx is done.
 func (a *Agent) Run(ctx context.Context) error {
 	a.recover(ctx)
-	moved := make(chan struct{}, 1)
+	if err := a.saveNetworks(); err != nil {
+		return err
+	}
+	moved, looked := make(chan struct{}, 1), make(chan struct{})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		ticker := time.NewTicker(resync)
 		defer ticker.Stop()
 		var applied *firewall.State
-		for {
+		for first := true; ; first = false {
 			changed, err := a.locate()
 			if changed {
 				select {
@@ -42,6 +45,9 @@ func (a *Agent) Run(ctx context.Context) error {
 				}
 			}
 			applied = a.reconcile(ctx, applied, err)
+			if first {
+				close(looked)
+			}
 			select {
 			case <-ctx.Done():
 				return nil
@@ -52,11 +58,16 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	if a.source != nil {
 		g.Go(func() error { return a.follow(ctx, moved) })
-	} else {
-		g.Go(func() error { return drain(ctx, moved) })
 	}
 	for _, k := range a.keepers() {
-		g.Go(func() error { return k.Run(ctx) })
+		g.Go(func() error {
+			select {
+			case <-looked: // it needs networks to plug into
+				return k.Run(ctx)
+			case <-ctx.Done():
+				return nil
+			}
+		})
 	}
 	return g.Wait()
 }
@@ -86,17 +97,6 @@ func (a *Agent) follow(ctx context.Context, moved <-chan struct{}) error {
 	return nil
 }
 
-// drain forgets moves, of which a node by itself tells nobody.
-func drain(ctx context.Context, moved <-chan struct{}) error {
-	for {
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
 // self is what other nodes are told of this one.
 func (a *Agent) self() peers.Node {
 	self := Self(a.config)
@@ -121,13 +121,18 @@ func (a *Agent) recover(ctx context.Context) {
 	if err := a.dropAdopted(); err != nil {
 		log.G(ctx).WithError(err).Error("forget offers that were adopted")
 	}
+	if err := a.reclaim(ctx); err != nil {
+		log.G(ctx).WithError(err).Error("give back the addresses of containers from before the last boot")
+	}
 	for _, r := range a.records() {
 		if r.Complete && r.BootID == a.bootID {
 			continue
 		}
 		unlock := a.attachments.lock(r.ContainerID + "/" + r.IfName)
-		if err := a.detach(ctx, r); err != nil {
-			log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("take away an attachment that is no more; DEL or GC tries again")
+		if a.record(keyOf(r)) == r { // nobody else was faster
+			if err := a.detach(ctx, r); err != nil {
+				log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("take away an attachment that is no more; DEL or GC tries again")
+			}
 		}
 		unlock()
 	}
@@ -142,15 +147,26 @@ func (a *Agent) reconcile(ctx context.Context, applied *firewall.State, lost err
 	// The rules first: no network is ever without.
 	applied, err := a.enforce(applied, nodes)
 	err = errors.Join(lost, err)
-	for i := range a.config.Networks {
-		n := &a.config.Networks[i]
+	networks := a.networks()
+	for i := range networks {
+		n := &networks[i]
 		c := condition{problem: err}
 		if err == nil {
 			c.problem = a.ensure(ctx, n, nodes)
 			// One node or route that is in the way is no reason to attach nobody.
 			c.usable = c.problem == nil || hasBridge(n.VNI)
+			if c.mtu = n.MTU; c.mtu == 0 && c.usable {
+				var unknown error
+				c.mtu, unknown = a.underlay().MTU()
+				c.problem, c.usable = errors.Join(c.problem, unknown), unknown == nil
+			}
 		}
 		a.setState(ctx, n, c)
+	}
+	if err == nil {
+		if err := a.removeLeft(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("remove networks that are not in the configuration any more")
+		}
 	}
 	if err := a.removeOrphans(); err != nil {
 		log.G(ctx).WithError(err).Warn("remove links of containers that are no more")
@@ -203,8 +219,8 @@ func (a *Agent) enforce(applied *firewall.State, nodes []peers.Node) (*firewall.
 	a.changes.Lock()
 	defer a.changes.Unlock()
 	want := a.rules(nodes)
-	if applied != nil && slices.Equal(applied.VTEPs, want.VTEPs) {
-		// Endpoints come and go one by one, networks not at all.
+	if applied != nil && slices.Equal(applied.VTEPs, want.VTEPs) && len(applied.Networks) == len(want.Networks) {
+		// Endpoints come and go one by one, and networks only leave.
 		if there, err := a.firewall.InForce(); there || err != nil {
 			return applied, err
 		}
@@ -221,16 +237,16 @@ func (a *Agent) rules(nodes []peers.Node) firewall.State {
 		s.VTEPs = append(s.VTEPs, n.Address)
 	}
 	slices.SortFunc(s.VTEPs, netip.Addr.Compare)
-	for _, n := range a.config.Networks {
+	for _, n := range a.networks() {
 		s.Networks = append(s.Networks, firewall.Network{
 			Bridge: overlay.Bridge(n.VNI), Device: overlay.Device(n.VNI),
 			Subnets: n.Subnets, Cluster: n.Cluster, Masquerade: n.Masquerade,
 		})
 	}
-	for _, r := range a.records() {
-		if len(r.Addresses) > 0 {
-			s.Endpoints = append(s.Endpoints, allowed(r))
-		}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.allowed {
+		s.Endpoints = append(s.Endpoints, e)
 	}
 	return s
 }
@@ -238,11 +254,13 @@ func (a *Agent) rules(nodes []peers.Node) firewall.State {
 // removeOrphans removes links of this plugin that nobody has: the record went, and a crash
 // came between.
 func (a *Agent) removeOrphans() error {
+	// While nobody attaches or detaches a link that is there has a record.
+	a.changes.Lock()
+	defer a.changes.Unlock()
 	links, err := attach.Links()
 	if err != nil {
 		return err
 	}
-	// The records after the links: a link that is older than its record isn't taken.
 	known := map[string]bool{}
 	for _, r := range a.records() {
 		known[r.Link] = true

@@ -59,6 +59,7 @@ type EndpointReport struct {
 
 // Report tells how the agent is.
 func (a *Agent) Report() Report {
+	networks := a.networks()
 	a.mu.Lock()
 	r := Report{Node: a.config.Node, Address: a.address, Version: version.Version}
 	r.Peers = slices.Clone(a.nodes)
@@ -66,7 +67,7 @@ func (a *Agent) Report() Report {
 	for _, e := range a.endpoints {
 		count[e.VNI]++
 	}
-	for _, n := range a.config.Networks {
+	for i, n := range networks {
 		report := NetworkReport{
 			Name: n.Name, VNI: n.VNI, Bridge: overlay.Bridge(n.VNI), Device: overlay.Device(n.VNI),
 			Subnets: n.Subnets, Endpoints: count[n.VNI],
@@ -75,6 +76,8 @@ func (a *Agent) Report() Report {
 			report.Problem = "being set up"
 		} else if c.problem != nil {
 			report.Problem = c.problem.Error()
+		} else if i >= len(a.config.Networks) {
+			report.Problem = "not in the configuration any more; goes with its last container"
 		}
 		r.Networks = append(r.Networks, report)
 	}

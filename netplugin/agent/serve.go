@@ -76,6 +76,8 @@ func receive(conn *net.UnixConn) ([]byte, *os.File, error) {
 		}
 		return nil, nil, err
 	}
+	// Who is cut off while writing does not read the answer.
+	_, _ = io.CopyN(io.Discard, conn, protocol.MaxRequest)
 	return append(buffer[:n], rest...), namespace, nil
 }
 

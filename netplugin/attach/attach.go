@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -88,6 +89,9 @@ func (s Spec) validate() error {
 	for _, g := range s.Gateways {
 		if !g.IsValid() || g.Is4In6() {
 			return fmt.Errorf("gateway %s: %w", g, errdefs.ErrInvalidArgument)
+		}
+		if slices.ContainsFunc(s.Addresses, func(a netip.Prefix) bool { return a.Addr() == g }) {
+			return fmt.Errorf("the gateway's address %s for a container: %w", g, errdefs.ErrInvalidArgument)
 		}
 	}
 	_, err := s.routes()

@@ -40,7 +40,9 @@ func Attach(ns *os.File, s Spec) error {
 		}
 		return fmt.Errorf("attach %s: make veth %s: %w", s.Name, s.Link, err)
 	}
-	err = t.in(ns, func() error { return configure(s) })
+	if err = hairpin(s.Link); err == nil {
+		err = t.in(ns, func() error { return configure(s) })
+	}
 	if err == nil {
 		// The bridge gets its carrier from its first port.
 		err = settle(s.Link, s.Bridge)
@@ -87,6 +89,30 @@ func vethRequest(s Spec, bridge, ns int) *nl.NetlinkRequest {
 	return req
 }
 
+// hairpin lets a container reach itself by a service of the node's: where br_netfilter is
+// on, the bridge does the destination's NAT and sends the packet on, without hairpin never
+// back to the port that it came from (net/bridge/br_netfilter_hooks.c, br_forward.c).
+func hairpin(link string) error {
+	index, err := indexOf(link)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", link, err)
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	port := nl.NewIfInfomsg(unix.AF_BRIDGE)
+	port.Index = int32(index)
+	req.AddData(port)
+	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
+	info.AddRtAttr(nl.IFLA_BRPORT_MODE, []byte{1})
+	req.AddData(info)
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return fmt.Errorf("let the bridge send %s's own packets back to it: %w", link, err)
+	}
+	return nil
+}
+
+// secondary is above the metrics of default routes: 0 of IPv4, 1024 of IPv6.
+const secondary = 1024
+
 // configure does the container's end. The calling thread is inside.
 func configure(s Spec) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -124,7 +150,14 @@ func configure(s Spec) error {
 		return err
 	}
 	for _, r := range hops {
-		if err := h.RouteAdd(route(r, index)); err != nil {
+		to := route(r, index)
+		err := h.RouteAdd(to)
+		if errors.Is(err, unix.EEXIST) && r.destination.Bits() == 0 {
+			// The container is in another network already, whose default route goes first.
+			to.Priority = secondary + index
+			err = h.RouteAdd(to)
+		}
+		if err != nil {
 			return fmt.Errorf("route to %s via %s in the container: %w", r.destination, r.via, err)
 		}
 	}

@@ -198,7 +198,7 @@ func TestCheck(t *testing.T) {
 				return netlink.RouteDel(&netlink.Route{Dst: ipNet(anyIPv4), Gw: []byte{10, 7, 0, 1}})
 			})
 		}, "lacks the route to 0.0.0.0/0 via 10.7.0.1"},
-		"MTU":    {change(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 1300) }), "the container's link has MTU 1300, not 1450"},
+		"MTU":    {change(func(l netlink.Link) error { return netlink.LinkSetMTU(l, 1451) }), "the container's link has MTU 1451, which is more than 1450"},
 		"MAC":    {change(func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, []byte{2, 2, 2, 2, 2, 2}) }), "has MAC 02:02:02:02:02:02, not 02:01:00:00:00:01"},
 		"rename": {change(func(l netlink.Link) error { return netlink.LinkSetName(l, "eth9") }), "the container has no link eth0"},
 		"host's MTU": {func(t *testing.T, host, _ *netnstest.NS, s Spec) {

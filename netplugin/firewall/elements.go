@@ -13,6 +13,7 @@ import (
 const (
 	// Of the inet table.
 	setDevices  = "devices" // our bridges and VXLAN devices
+	setTunnels  = "tunnels" // the VXLAN devices alone
 	setSame     = "same"    // input and output device of one network
 	setVTEPs4   = "vteps4"
 	setVTEPs6   = "vteps6"
@@ -67,6 +68,7 @@ func inetElements(s State) elements {
 	}
 	for _, n := range s.Networks {
 		devices := []string{n.Bridge, n.Device}
+		e.key(setTunnels, linkName(n.Device))
 		for _, in := range devices {
 			e.key(setDevices, linkName(in))
 			for _, out := range devices {

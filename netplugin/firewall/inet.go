@@ -21,6 +21,7 @@ var inetReasons = []string{UnknownVTEP, ForgedVXLAN, Crossed, SpoofedSource}
 // inetSets are the inet table's sets.
 var inetSets = []set{
 	{name: setDevices, key: []nftables.SetDatatype{nftables.TypeIFName}},
+	{name: setTunnels, key: []nftables.SetDatatype{nftables.TypeIFName}},
 	{name: setSame, key: []nftables.SetDatatype{nftables.TypeIFName, nftables.TypeIFName}},
 	{name: setVTEPs4, key: []nftables.SetDatatype{nftables.TypeIPAddr}},
 	{name: setVTEPs6, key: []nftables.SetDatatype{nftables.TypeIP6Addr}},
@@ -76,7 +77,8 @@ func inetTable(port uint16) table {
 		chains: append(
 			chains,
 			filter("prerouting", nftables.ChainHookPrerouting, priorityRaw,
-				when(fromLink(setDevices), to("source")),
+				// What comes from a container was judged at its port, by exact addresses.
+				when(fromLink(setTunnels), to("source")),
 			),
 			filter("input", nftables.ChainHookInput, priorityFilter,
 				when(toVXLAN, to("vxlan")),

@@ -4,11 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 )
+
+// patience is how long an executed plugin may take. Whoever waits for it keeps other calls
+// for the same container waiting, those too that are to end it.
+const patience = 2 * time.Minute
 
 // execAdd executes the plugin for ADD.
 func (r Request) execAdd(ctx context.Context, c conf) (*types100.Result, error) {
@@ -16,6 +21,8 @@ func (r Request) execAdd(ctx context.Context, c conf) (*types100.Result, error) 
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	got, err := invoke.ExecPluginWithResult(ctx, plugin, r.Config, r.args("ADD"), executor())
 	if err != nil {
 		return nil, executed(ctx, c, err)
@@ -33,6 +40,8 @@ func (r Request) exec(ctx context.Context, c conf, command string, config []byte
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	return executed(ctx, c, invoke.ExecPluginWithoutResult(ctx, plugin, config, r.args(command), executor()))
 }
 

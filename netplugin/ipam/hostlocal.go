@@ -3,6 +3,7 @@ package ipam
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -23,7 +24,11 @@ func (r Request) addLocal(c conf) (*types100.Result, error) {
 			return nil, err
 		}
 	}
-	s, err := openStore(c)
+	open := openStoreWhole
+	if r.Fresh {
+		open = openStore
+	}
+	s, err := open(c)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +42,7 @@ func (r Request) addLocal(c conf) (*types100.Result, error) {
 		result, err = types100.NewResultFromResult(old)
 	}
 	if err != nil {
-		r.release(s, len(ipam.Ranges))
+		r.release(s, len(ipam.Ranges), result.IPs)
 		return nil, err
 	}
 	return result, nil
@@ -49,7 +54,7 @@ func (r Request) reserve(s *store, ipam *allocator.IPAMConfig) (got []*types100.
 		// What the interface had before is kept only if nothing was given now, as the
 		// stock plugin does it.
 		if err != nil && len(got) > 0 {
-			r.release(s, len(got))
+			r.release(s, len(got), got)
 		}
 	}()
 	requested := map[string]net.IP{}
@@ -87,9 +92,18 @@ func sortedKeys(m map[string]net.IP) []string {
 	return keys
 }
 
-// release gives all of the interface's addresses back. That is said once for each set of
-// ranges, as the stock plugin does: what finds nothing releases what old versions noted.
-func (r Request) release(s *store, ranges int) {
+// release gives all of the interface's addresses back, got if it had none before. That is
+// said once for each set of ranges, as the stock plugin does: what finds nothing releases
+// what old versions noted.
+func (r Request) release(s *store, ranges int, got []*types100.IPConfig) {
+	if s.owners == nil {
+		for _, ip := range got {
+			if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+				_ = s.releaseKnown(r.ContainerID, r.IfName, []netip.Addr{a.Unmap()}) // DEL tries again
+			}
+		}
+		return
+	}
 	for range ranges {
 		_ = s.ReleaseByID(r.ContainerID, r.IfName) // has no errors
 	}
@@ -101,12 +115,20 @@ func (r Request) delLocal(c conf) error {
 	if err != nil {
 		return err
 	}
-	s, err := openStore(c)
+	if len(r.Addresses) > 0 {
+		s, err := openStore(c)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return s.releaseKnown(r.ContainerID, r.IfName, r.Addresses)
+	}
+	s, err := openStoreWhole(c)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	r.release(s, len(ipam.Ranges))
+	r.release(s, len(ipam.Ranges), nil)
 	return nil
 }
 
@@ -115,7 +137,7 @@ func (r Request) checkLocal(c conf) error {
 	if _, _, err := allocator.LoadIPAMConfig(r.Config, r.Args); err != nil {
 		return err
 	}
-	s, err := openStore(c)
+	s, err := openStoreWhole(c)
 	if err != nil {
 		return err
 	}
@@ -128,7 +150,7 @@ func (r Request) checkLocal(c conf) error {
 
 // collect is a GC, which host-local has none of.
 func collect(c conf, valid []types.GCAttachment) error {
-	s, err := openStore(c)
+	s, err := openStoreWhole(c)
 	if err != nil {
 		return err
 	}

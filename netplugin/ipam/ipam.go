@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -40,6 +41,11 @@ type Request struct {
 	Path        []string // directories of plugins (CNI_PATH); host-local in process needs none
 	Args        string   // CNI_ARGS
 	Config      []byte   // the plugin's whole network configuration: name, cniVersion, ipam
+
+	// What the caller knows spares host-local in process to read what every address of the
+	// network is whose. Fresh: the interface has no address yet. Addresses: all that it has.
+	Fresh     bool
+	Addresses []netip.Addr
 }
 
 // Add reserves addresses. The result is of the current version of the specification,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,13 +29,13 @@ const (
 //
 // It does what the stock store (plugins/ipam/host-local/backend/disk) does, and differs
 // in this: the lock is held from opening to closing, so the files are read once and not
-// for each set of ranges; and a reservation is complete from when it has a name, where
+// for each set of ranges, and not at all where the caller knows what is in them; and a reservation is complete from when it has a name, where
 // the stock plugin, killed between making and writing it, leaves an empty file that no
 // DEL knows for its own.
 type store struct {
 	dir    string
 	lock   *os.File
-	owners map[string]string // what each address' file says, by the file's name
+	owners map[string]string // what each address' file says, by the file's name; nil before that is read
 }
 
 // openStore makes the directory if it isn't there, and waits for the lock as long as it
@@ -59,8 +60,16 @@ func openStore(c conf) (*store, error) {
 		lock.Close()
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
-	s := &store{dir: dir, lock: lock}
-	if s.owners, err = readOwners(dir); err != nil {
+	return &store{dir: dir, lock: lock}, nil
+}
+
+// openStoreWhole also reads whose the addresses are.
+func openStoreWhole(c conf) (*store, error) {
+	s, err := openStore(c)
+	if err != nil {
+		return nil, err
+	}
+	if s.owners, err = readOwners(s.dir); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -119,7 +128,9 @@ func (s *store) Reserve(id, ifname string, ip net.IP, rangeID string) (bool, err
 	if err != nil || !made {
 		return false, err
 	}
-	s.owners[ip.String()] = owner(id, ifname)
+	if s.owners != nil {
+		s.owners[ip.String()] = owner(id, ifname)
+	}
 	return true, s.setLastReservedIP(ip, rangeID)
 }
 
@@ -155,6 +166,21 @@ func (s *store) GetByID(id, ifname string) (ips []net.IP) {
 		}
 	}
 	return ips
+}
+
+// releaseKnown deletes the files of an interface's addresses, as far as they are its.
+func (s *store) releaseKnown(id, ifname string, addresses []netip.Addr) error {
+	for _, a := range addresses {
+		file := filepath.Join(s.dir, a.String())
+		has, err := os.ReadFile(file)
+		if err == nil && strings.TrimSpace(string(has)) == owner(id, ifname) {
+			err = os.Remove(file)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // ReleaseByID deletes the files of the interface's addresses. If there are none it

@@ -75,6 +75,9 @@ var keys = []string{
 	"cniVersion", "name", "type", "network", "ipam", "dns", "capabilities", "args", "runtimeConfig", "prevResult",
 }
 
+// maxName is what a directory's name may have, in bytes: IPAM plugins make one of it.
+const maxName = 255
+
 // Parse reads a configuration.
 func Parse(text []byte) (*Conf, error) {
 	var members map[string]json.RawMessage
@@ -100,6 +103,12 @@ func Parse(text []byte) (*Conf, error) {
 	c.CNIVersion = v
 	if err := utils.ValidateNetworkName(c.Name); err != nil {
 		return nil, err
+	}
+	if len(c.Name) > maxName {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("the name of the network has %d bytes and may have %d", len(c.Name), maxName), "")
+	}
+	if c.IPAM.Type != "" && c.IPAM.Type == c.Type {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam.type is %q, which is the network plugin and gives no addresses", c.Type), "use host-local, or leave ipam out")
 	}
 	if c.Network == "" {
 		c.Network = c.Name

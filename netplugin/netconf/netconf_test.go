@@ -52,6 +52,7 @@ func TestParseErrors(t *testing.T) {
 		{"no name", `{"cniVersion": "1.0.0"}`, types.ErrInvalidNetworkConfig, "name"},
 		{"name of a path", `{"cniVersion": "1.0.0", "name": "../x"}`, types.ErrInvalidNetworkConfig, "../x"},
 		{"ipam of no object", `{"cniVersion": "1.0.0", "name": "n", "ipam": 7}`, types.ErrInvalidNetworkConfig, "ipam"},
+		{"itself for addresses", `{"cniVersion": "1.0.0", "name": "n", "type": "falcon", "ipam": {"type": "falcon"}}`, types.ErrInvalidNetworkConfig, "falcon"},
 		{"bad MAC", `{"cniVersion": "1.0.0", "name": "n", "runtimeConfig": {"mac": "x"}}`, types.ErrInvalidNetworkConfig, "x"},
 		{"MAC of a group", `{"cniVersion": "1.0.0", "name": "n", "runtimeConfig": {"mac": "01:00:00:00:00:01"}}`, types.ErrInvalidNetworkConfig, "01:00"},
 		{"bad previous result", `{"cniVersion": "1.0.0", "name": "n", "prevResult": 7}`, types.ErrDecodingFailure, "prevResult"},

@@ -15,49 +15,34 @@
 package netnstest
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/internal/netlab"
 )
 
 // NS is one network namespace that lives as long as the test that made it. Its methods
 // may be called by several goroutines, those that can end the test (all without an
 // error result) by the test's own only.
 type NS struct {
-	t    testing.TB
-	file *os.File
+	t   testing.TB
+	lab *netlab.NS
 }
 
 // New makes an empty network namespace with lo up. Its end is part of the test's
 // cleanup, which fails the test if a thread of this process is still inside.
 func New(t testing.TB) *NS {
 	t.Helper()
-	runtime.LockOSThread()
-	before, err := os.Open("/proc/thread-self/ns/net")
+	lab, err := netlab.New()
 	if err != nil {
-		t.Fatalf("open this thread's network namespace: %v", err)
+		t.Fatal(err)
 	}
-	defer before.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatalf("make a network namespace (tests need root): %v", err)
-	}
-	file, err := os.Open("/proc/thread-self/ns/net")
-	if back := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); back != nil {
-		t.Fatalf("return to the thread's network namespace: %v", back) // the thread stays locked and dies
-	}
-	runtime.UnlockOSThread()
-	if err != nil {
-		t.Fatalf("open the new network namespace: %v", err)
-	}
-	ns := &NS{t: t, file: file}
+	ns := &NS{t: t, lab: lab}
 	t.Cleanup(ns.end)
-	ns.Up("lo")
 	return ns
 }
 
@@ -66,48 +51,36 @@ func New(t testing.TB) *NS {
 // f belong to the namespace for good and hold it until they are closed.
 func (ns *NS) Do(f func()) {
 	ns.t.Helper()
-	runtime.LockOSThread()
-	before, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		ns.t.Fatalf("open this thread's network namespace: %v", err)
-	}
-	defer before.Close()
-	if err := unix.Setns(int(ns.file.Fd()), unix.CLONE_NEWNET); err != nil {
-		ns.t.Fatalf("enter a network namespace: %v", err)
-	}
-	defer func() {
-		if err := unix.Setns(int(before.Fd()), unix.CLONE_NEWNET); err != nil {
-			ns.t.Errorf("return to the thread's network namespace: %v", err)
-			return // the thread stays locked and dies
-		}
-		runtime.UnlockOSThread()
-	}()
-	f()
+	ns.must(ns.lab.Do(func() error { f(); return nil }))
 }
 
 // File is the namespace for setns(2) and netlink; it belongs to ns: don't close it.
-func (ns *NS) File() *os.File { return ns.file }
+func (ns *NS) File() *os.File { return ns.lab.File() }
 
 // Path names the namespace for programs that this process starts and for itself, as
 // CNI_NETNS does. It is good as long as the test runs.
-func (ns *NS) Path() string {
-	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.file.Fd())
-}
+func (ns *NS) Path() string { return ns.lab.Path() }
 
 // Netlink is a handle to talk to the namespace from any thread; it is closed with the test.
 func (ns *NS) Netlink() *netlink.Handle {
 	ns.t.Helper()
-	h, err := netlink.NewHandleAt(netns.NsHandle(ns.file.Fd()), unix.NETLINK_ROUTE)
-	if err != nil {
-		ns.t.Fatalf("netlink in a namespace: %v", err)
-	}
+	h, err := ns.lab.Netlink()
+	ns.must(err)
 	ns.t.Cleanup(h.Close)
 	return h
 }
 
+// must ends the test after an error.
+func (ns *NS) must(err error) {
+	ns.t.Helper()
+	if err != nil {
+		ns.t.Fatal(err)
+	}
+}
+
 func (ns *NS) end() {
 	var own unix.Stat_t
-	if err := unix.Fstat(int(ns.file.Fd()), &own); err != nil {
+	if err := unix.Fstat(int(ns.File().Fd()), &own); err != nil {
 		ns.t.Errorf("stat a network namespace: %v", err)
 	}
 	tasks, _ := filepath.Glob("/proc/self/task/*/ns/net")
@@ -117,7 +90,7 @@ func (ns *NS) end() {
 			ns.t.Errorf("a thread is left in a network namespace of the test: %s", task)
 		}
 	}
-	if err := ns.file.Close(); err != nil {
+	if err := ns.lab.Close(); err != nil {
 		ns.t.Errorf("close a network namespace: %v", err)
 	}
 }

@@ -2,7 +2,6 @@ package netnstest
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"net"
 	"os"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -18,10 +16,7 @@ import (
 // gives up after timeout. The connection is closed with the test at the latest.
 func (ns *NS) Dial(network, address string, timeout time.Duration) (net.Conn, error) {
 	ns.t.Helper()
-	var c net.Conn
-	var err error
-	// A dial of literals makes its socket on the calling thread.
-	ns.Do(func() { c, err = net.DialTimeout(network, address, timeout) })
+	c, err := ns.lab.Dial(network, address, timeout)
 	if err == nil {
 		ns.t.Cleanup(func() { c.Close() })
 	}
@@ -31,12 +26,8 @@ func (ns *NS) Dial(network, address string, timeout time.Duration) (net.Conn, er
 // Listen listens for a stream network in the namespace until the test ends.
 func (ns *NS) Listen(network, address string) net.Listener {
 	ns.t.Helper()
-	var l net.Listener
-	var err error
-	ns.Do(func() { l, err = new(net.ListenConfig).Listen(context.Background(), network, address) })
-	if err != nil {
-		ns.t.Fatalf("listen on %s %s: %v", network, address, err)
-	}
+	l, err := ns.lab.Listen(network, address)
+	ns.must(err)
 	ns.t.Cleanup(func() { l.Close() })
 	return l
 }
@@ -44,12 +35,8 @@ func (ns *NS) Listen(network, address string) net.Listener {
 // ListenPacket opens a datagram socket in the namespace until the test ends.
 func (ns *NS) ListenPacket(network, address string) net.PacketConn {
 	ns.t.Helper()
-	var c net.PacketConn
-	var err error
-	ns.Do(func() { c, err = new(net.ListenConfig).ListenPacket(context.Background(), network, address) })
-	if err != nil {
-		ns.t.Fatalf("listen on %s %s: %v", network, address, err)
-	}
+	c, err := ns.lab.ListenPacket(network, address)
+	ns.must(err)
 	ns.t.Cleanup(func() { c.Close() })
 	return c
 }
@@ -58,54 +45,10 @@ func (ns *NS) ListenPacket(network, address string) net.PacketConn {
 // is sent back. It returns the address with the port that was chosen for port 0.
 func (ns *NS) Echo(network, address string) string {
 	ns.t.Helper()
-	var wg sync.WaitGroup
-	if strings.HasPrefix(network, "udp") {
-		c := ns.ListenPacket(network, address)
-		wg.Go(func() { echoPackets(c) })
-		ns.t.Cleanup(func() { c.Close(); wg.Wait() })
-		return c.LocalAddr().String()
-	}
-	l := ns.Listen(network, address)
-	conns := make(map[net.Conn]bool)
-	var mu sync.Mutex
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns[c] = true
-			mu.Unlock()
-			wg.Go(func() {
-				_, _ = io.Copy(c, c)
-				c.Close()
-			})
-		}
-	})
-	ns.t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for c := range conns {
-			c.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
-	return l.Addr().String()
-}
-
-func echoPackets(c net.PacketConn) {
-	buf := make([]byte, 65536)
-	for {
-		n, from, err := c.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err == nil {
-			_, _ = c.WriteTo(buf[:n], from)
-		}
-	}
+	e, err := ns.lab.Echo(network, address)
+	ns.must(err)
+	ns.t.Cleanup(func() { e.Close() })
+	return e.Address
 }
 
 // Try sends a few random bytes to an echo server and waits for them to come back. A

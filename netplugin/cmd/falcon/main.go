@@ -21,8 +21,8 @@ const version = `{"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4
 
 // Codes of CNI, spec/SPEC.md, "Error".
 const (
-	codeEnvironment = 4
 	codeIO          = 5
+	codeNamespace   = 8 // of the CNI library
 	codeTryLater    = 11
 	codeUnavailable = 50
 )
@@ -39,7 +39,7 @@ func main() {
 	}
 	namespace, err := openNamespace(command)
 	if err != nil {
-		fail(codeEnvironment, "open the network namespace CNI_NETNS", err)
+		fail(codeNamespace, "open the network namespace CNI_NETNS", err)
 	}
 	request := protocol.Encode(os.Environ(), config)
 	output, ok, err := protocol.Call(filepath.Join(root(), protocol.Socket), request, namespace)

@@ -38,6 +38,7 @@ func app() *cli.App {
 		Flags: []cli.Flag{
 			&cli.PathFlag{Name: "config", Usage: "configuration `FILE`", Value: config.DefaultPath, EnvVars: []string{"FALCON_CONFIG"}},
 			&cli.PathFlag{Name: "root", Usage: "`DIR`ectory for sockets and attachments", Value: protocol.Root, EnvVars: []string{"FALCON_ROOT"}},
+			&cli.PathFlag{Name: "state", Usage: "`DIR`ectory for what outlives a reboot", Value: "/var/lib/falcon", EnvVars: []string{"FALCON_STATE"}},
 			&cli.StringFlag{Name: "log-level", Usage: "trace, debug, info, warn or error"},
 		},
 		Action: withConfig(serve),
@@ -58,7 +59,7 @@ func app() *cli.App {
 // settings are what defaults, file and flags amount to.
 type settings struct {
 	config.Config
-	root string
+	root, state string
 }
 
 // withConfig runs fn on defaults, file and flags, in that order.
@@ -85,7 +86,7 @@ func withConfig(fn func(context.Context, settings) error) cli.ActionFunc {
 		if err := log.SetLevel(cfg.LogLevel); err != nil {
 			return err
 		}
-		return fn(c.Context, settings{cfg, c.Path("root")})
+		return fn(c.Context, settings{cfg, c.Path("root"), c.Path("state")})
 	}
 }
 

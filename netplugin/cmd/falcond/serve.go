@@ -26,11 +26,11 @@ func serve(ctx context.Context, s settings) error {
 		return err
 	}
 	defer lock.Close()
-	source, err := newSource(s.Config)
+	source, err := newSource(s)
 	if err != nil {
 		return err
 	}
-	a, err := agent.Open(ctx, s.Config, s.root, source)
+	a, err := agent.Open(ctx, agent.Options{Config: s.Config, Root: s.root, State: s.state, Source: source})
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func alone(ctx context.Context, s settings) error {
 		return err
 	}
 	defer lock.Close()
-	a, err := agent.Open(ctx, s.Config, s.root, nil)
+	a, err := agent.Open(ctx, agent.Options{Config: s.Config, Root: s.root, State: s.state})
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -89,8 +91,8 @@ func printEndpoints(w io.Writer, r agent.Report) {
 func printPeers(w io.Writer, r agent.Report) {
 	fmt.Fprintln(w, "NODE\tADDRESS\tVNI\tSUBNETS")
 	for _, p := range r.Peers {
-		for vni, subnets := range p.Networks {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", p.Name, p.Address, vni, list(subnets))
+		for _, vni := range slices.Sorted(maps.Keys(p.Networks)) {
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", p.Name, p.Address, vni, list(p.Networks[vni]))
 		}
 	}
 }

@@ -13,18 +13,19 @@ import (
 
 	"github.com/peregrine-dev/peregrine/internal/daemon"
 	"github.com/peregrine-dev/peregrine/netplugin/agent"
-	"github.com/peregrine-dev/peregrine/netplugin/config"
 	"github.com/peregrine-dev/peregrine/netplugin/peers"
 )
 
-// instanceFile tells this installation from another node of the same name.
-const instanceFile = "/var/lib/falcon/instance"
+// instanceFile tells this installation from another node of the same name, in the directory
+// of what outlives a reboot.
+const instanceFile = "instance"
 
 // newSource is where the other nodes are known from, nil on a node by itself.
-func newSource(c config.Config) (peers.Source, error) {
+func newSource(s settings) (peers.Source, error) {
+	c := s.Config
 	switch {
 	case len(c.Peers.Etcd.Endpoints) > 0:
-		id, err := instance()
+		id, err := instance(filepath.Join(s.state, instanceFile))
 		if err != nil {
 			return nil, err
 		}
@@ -39,16 +40,16 @@ func newSource(c config.Config) (peers.Source, error) {
 	return nil, nil
 }
 
-func instance() (string, error) {
-	text, err := os.ReadFile(instanceFile)
+func instance(file string) (string, error) {
+	text, err := os.ReadFile(file)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return string(text), err
 	}
-	if err := os.MkdirAll(filepath.Dir(instanceFile), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return "", err
 	}
 	id := rand.Text()
-	return id, os.WriteFile(instanceFile, []byte(id), 0o600)
+	return id, os.WriteFile(file, []byte(id), 0o600)
 }
 
 // leave takes this node out of the source of nodes.
@@ -58,7 +59,7 @@ func leave(ctx context.Context, s settings) error {
 		return fmt.Errorf("the agent would come back: %w", err)
 	}
 	defer lock.Close()
-	source, err := newSource(s.Config)
+	source, err := newSource(s)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/log"
+
+	"github.com/peregrine-dev/peregrine/netplugin/config"
+)
+
+// networksFile has the networks that there are on the node. One that is taken out of the
+// configuration stays, closed to new containers, until its last container is gone: its
+// rules keep it apart from the others.
+const networksFile = "networks.json"
+
+// loadLeaving finds the networks of the last run that the configuration doesn't have.
+func (a *Agent) loadLeaving() error {
+	text, err := os.ReadFile(filepath.Join(a.root, networksFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var before []config.Network
+	if err := json.Unmarshal(text, &before); err != nil {
+		return err
+	}
+	for _, n := range before {
+		if !slices.ContainsFunc(a.config.Networks, func(c config.Network) bool { return c.VNI == n.VNI }) {
+			a.leaving = append(a.leaving, n)
+		}
+	}
+	return nil
+}
+
+// networks are those of the configuration, and those that are leaving.
+func (a *Agent) networks() []config.Network {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Concat(a.config.Networks, a.leaving)
+}
+
+// saveNetworks is called before the networks are set up.
+func (a *Agent) saveNetworks() error { return saveJSON(a.root, networksFile, a.networks()) }
+
+// removeLeft removes the networks that are leaving and have no container any more.
+func (a *Agent) removeLeft(ctx context.Context) error {
+	used := map[uint32]bool{}
+	for _, r := range a.records() {
+		used[r.VNI] = true
+	}
+	a.mu.Lock()
+	leaving := a.leaving
+	a.mu.Unlock()
+	var stay []config.Network
+	var errs error
+	for _, n := range leaving {
+		if used[n.VNI] {
+			stay = append(stay, n)
+			continue
+		}
+		if err := a.underlay().Remove(n.VNI); err != nil {
+			errs = errors.Join(errs, err)
+			stay = append(stay, n)
+			continue
+		}
+		log.G(ctx).WithField("network", n.Name).Info("removed a network that is not in the configuration any more")
+	}
+	if len(stay) == len(leaving) {
+		return errs
+	}
+	a.mu.Lock()
+	a.leaving = stay
+	a.mu.Unlock()
+	return errors.Join(errs, a.saveNetworks())
+}
+
+// saveJSON writes a file as a whole, or not at all.
+func saveJSON(dir, name string, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, name)
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
