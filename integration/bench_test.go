@@ -16,11 +16,28 @@ import (
 
 // TestBenchShim runs the quick benchmark of the shim: all rows are there, in time.
 func TestBenchShim(t *testing.T) {
+	quickBench(t, "shim", []string{
+		"start-vs-runc", "start-vs-crun", "start-vs-floor", "start-above-floor-vs-runc", "start-above-floor-vs-crun",
+		"delete-vs-runc", "exec-vs-runc", "exec-to-exit-vs-runc", "burst-8-vs-crun", "burst-32-vs-runc",
+		"cold-vs-crun", "ctr-run-vs-runc", "memory-per-part",
+	})
+}
+
+// TestBenchNet is the same of the network plugin.
+func TestBenchNet(t *testing.T) {
+	quickBench(t, "net", []string{
+		"cni-add", "cni-add-agent", "cni-del", "attach-from-pool", "cni-add-parallel", "cni-add-1000",
+		"pingpong-bridge", "pingpong-overlay", "tcp-overlay",
+	})
+}
+
+func quickBench(t *testing.T, name string, want []string) {
+	t.Helper()
 	pooltest.NeedRoot(t)
 	leaktest.Check(t)
 	file := filepath.Join(t.TempDir(), "rows.json")
 	began := time.Now()
-	out, err := exec.CommandContext(t.Context(), bin+"/peregrine", "bench", "--quick", "--json", file, "shim").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), bin+"/peregrine", "bench", "--quick", "--json", file, name).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -38,14 +55,9 @@ func TestBenchShim(t *testing.T) {
 	var names []string
 	for _, r := range rows {
 		names = append(names, r.Name)
-		if r.N == 0 || r.Ours <= 0 {
-			t.Errorf("%s is %v of %d samples", r.Name, r.Ours, r.N)
+		if r.N == 0 || r.Ours <= 0 || r.Ratio <= 0 {
+			t.Errorf("%s is %v, %v times better, of %d samples", r.Name, r.Ours, r.Ratio, r.N)
 		}
-	}
-	want := []string{
-		"start-vs-runc", "start-vs-crun", "start-vs-floor", "start-above-floor-vs-runc", "start-above-floor-vs-crun",
-		"delete-vs-runc", "exec-vs-runc", "exec-to-exit-vs-runc", "burst-8-vs-crun", "burst-32-vs-runc",
-		"cold-vs-crun", "ctr-run-vs-runc", "memory-per-part",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("rows are %q, want %q", names, want)

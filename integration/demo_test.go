@@ -22,7 +22,10 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, row := range []string{"first write into a file of 1 GiB", "disk used by that write", "untar", "read 1 GiB"} {
+	for _, row := range []string{
+		"first write into a file of 1 GiB", "disk used by that write", "untar", "read 1 GiB",
+		"attach to a network", "detach", "container on a to container on b", "http://", "10 packets of", "both falcond killed",
+	} {
 		if !strings.Contains(string(table), "| "+row) {
 			t.Errorf("the table has no row %q:\n%s", row, table)
 		}
@@ -34,7 +37,11 @@ func TestDemo(t *testing.T) {
 // that it can't see.
 func TestDemoInterrupted(t *testing.T) {
 	for _, signal := range []unix.Signal{unix.SIGINT, unix.SIGKILL} {
-		for _, step := range []string{"starting a private containerd", "pulling the image on baoverlay"} {
+		steps := []string{"starting a private containerd", "pulling the image on baoverlay"}
+		if signal == unix.SIGINT {
+			steps = append(steps, "sending packets between nodes")
+		}
+		for _, step := range steps {
 			t.Run(unix.SignalName(signal)+" while "+step, func(t *testing.T) {
 				pooltest.NeedRoot(t)
 				leaktest.Check(t)

@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -98,17 +100,9 @@ func (r refusal) Unwrap() error { return r.error }
 
 // make attaches the container of a record, and completes that.
 func (a *Agent) make(ctx context.Context, n network, record *endpoint.Record, r *Request) (*types100.Result, error) {
-	if err := a.put(*record); err != nil {
-		return nil, err
-	}
-	lease := leaseOf(record)
-	var err error
-	if lease.Fresh, err = a.noteLease(record.Config); err != nil {
-		return nil, err
-	}
-	leased, err := ipam.Add(ctx, lease)
+	leased, err := a.lease(ctx, record)
 	if err != nil {
-		return nil, refusal{err}
+		return nil, err
 	}
 	spec, result, err := plan(n, record.Link, record.IfName, r.NetNS, r.Conf, leased)
 	if err != nil {
@@ -136,6 +130,25 @@ func (a *Agent) make(ctx context.Context, n network, record *endpoint.Record, r 
 	}
 	record.Complete = true
 	return result, a.put(*record)
+}
+
+// lease writes the record down, and has addresses given to it.
+func (a *Agent) lease(ctx context.Context, record *endpoint.Record) (*types100.Result, error) {
+	a.leases.use.RLock()
+	defer a.leases.use.RUnlock()
+	if err := a.put(*record); err != nil {
+		return nil, err
+	}
+	lease := leaseOf(record)
+	var err error
+	if lease.Fresh, err = a.noteLease(record.Config); err != nil {
+		return nil, err
+	}
+	leased, err := ipam.Add(ctx, lease)
+	if err != nil {
+		return nil, refusal{err}
+	}
+	return leased, nil
 }
 
 // plug makes the container's link. One that was unplugged a moment ago may still be in
@@ -186,14 +199,39 @@ func endpointOf(r *endpoint.Record) firewall.Endpoint {
 	return e
 }
 
-// allow lets a container send. The caller holds changes for reading.
+// allow lets a container send, unless another one has its addresses or its MAC. The caller
+// holds changes for reading.
 func (a *Agent) allow(r *endpoint.Record) error {
 	e := endpointOf(r)
-	if err := a.firewall.Allow(e); err != nil {
+	if err := a.claim(e); err != nil {
 		return err
 	}
+	err := a.firewall.Allow(e)
+	if errdefs.IsFailedPrecondition(err) {
+		a.wake() // somebody took all rules away
+		return types.NewError(types.ErrTryAgainLater, "the firewall's rules are not in force", err.Error())
+	}
+	return err
+}
+
+// claim notes what a container is to have, once.
+func (a *Agent) claim(e firewall.Endpoint) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	for _, other := range a.allowed {
+		if other.Link == e.Link {
+			continue
+		}
+		if bytes.Equal(other.MAC, e.MAC) {
+			return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("another container on this node has the MAC %s", e.MAC), "see falcond endpoints")
+		}
+		for _, address := range e.Addresses {
+			if slices.Contains(other.Addresses, address) {
+				return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("another container on this node has the address %s", address),
+					"two IPAM configurations give out the same addresses; see falcond endpoints")
+			}
+		}
+	}
 	a.allowed[e.Link] = e
 	return nil
 }

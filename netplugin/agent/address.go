@@ -1,11 +1,13 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/vishvananda/netlink"
 
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
@@ -71,6 +73,9 @@ func (a *Agent) locate() (changed bool, err error) {
 	address := a.config.Address
 	if !address.IsValid() {
 		if address, err = FindAddress(); err != nil {
+			if a.underlay() != nil {
+				return false, nil // a default route comes and goes; the address is what it was
+			}
 			return false, err
 		}
 	}
@@ -92,4 +97,23 @@ func (a *Agent) underlay() *overlay.Overlay {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.overlay
+}
+
+// watchAddresses has the node looked at when an address of its own changes.
+func (a *Agent) watchAddresses(ctx context.Context) error {
+	updates := make(chan netlink.AddrUpdate)
+	err := netlink.AddrSubscribeWithOptions(updates, ctx.Done(), netlink.AddrSubscribeOptions{
+		ErrorCallback: func(err error) { log.G(ctx).WithError(err).Debug("watch addresses") },
+	})
+	if err != nil {
+		return fmt.Errorf("watch this node's addresses: %w", err)
+	}
+	for u := range updates {
+		// Every container's link has a link-local one.
+		if u.LinkAddress.IP.IsGlobalUnicast() {
+			a.wake()
+		}
+	}
+	<-ctx.Done()
+	return nil
 }

@@ -37,7 +37,9 @@ type Agent struct {
 	store    *endpoint.Store
 	detacher *attach.Detacher
 	bootID   string
-	metrics  *metrics
+	// unreadable is that there are records that can't be read: nobody knows what is theirs.
+	unreadable bool
+	metrics    *metrics
 
 	attachments locks // by container and interface
 	leases      leases
@@ -101,8 +103,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err != nil {
 		return nil, err
 	}
+	a.unreadable = len(bad) > 0
 	for file, err := range bad {
-		log.G(ctx).WithError(err).WithField("file", file).Error("an attachment can't be read and is left as it is; look at the file and remove it")
+		log.G(ctx).WithError(err).WithField("file", file).Error("an attachment can't be read: until its file is removed nothing is collected that may be its")
 	}
 	for i := range records {
 		r := &records[i]
@@ -111,7 +114,12 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 			a.allowed[r.Link] = endpointOf(r)
 		}
 	}
-	if a.nodes, err = loadNodes(o.Root); err != nil {
+	if a.source == nil {
+		err = os.RemoveAll(filepath.Join(o.Root, nodesFile))
+	} else {
+		a.nodes, err = loadNodes(o.Root)
+	}
+	if err != nil {
 		log.G(ctx).WithError(err).Warn("the nodes of the last run are not known")
 	}
 	if err := a.loadLeases(); err != nil {

@@ -33,7 +33,14 @@ func (a *Agent) check(ctx context.Context, r *Request) error {
 	if err := attach.Check(r.Namespace, specOf(record)); err != nil {
 		return types.NewError(types.ErrInternal, fmt.Sprintf("container %s is not attached as it was", k.container), err.Error())
 	}
-	return ipam.Check(ctx, leaseOf(record))
+	lease := leaseOf(record)
+	// As it is now: it has the previous result, which some plugins ask for.
+	if n, err := a.network(r.Conf.Network); err == nil {
+		if lease.Config, _, err = ipamSettings(r, n); err != nil {
+			return err
+		}
+	}
+	return ipam.Check(ctx, lease)
 }
 
 // agrees compares a previous result with what was attached. Plugins later in the list may

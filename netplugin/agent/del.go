@@ -57,6 +57,11 @@ func (a *Agent) gc(ctx context.Context, r *Request) error {
 			errs = errors.Join(errs, a.collect(ctx, record))
 		}
 	}
+	if a.unreadable {
+		return errors.Join(errs, types.NewError(types.ErrInternal, "an attachment can't be read, and its addresses can't be told from others'", "see the agent's log, and remove the file"))
+	}
+	a.leases.use.Lock()
+	defer a.leases.use.Unlock()
 	// Several configurations, and offers, may have addresses from one place.
 	valid := append(a.owners(), r.Conf.Valid...)
 	lease, err := a.leaseWithoutRecord(r)

@@ -4,11 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	"github.com/peregrine-dev/peregrine/netplugin/config"
@@ -40,6 +44,29 @@ func (a *Agent) loadLeaving() error {
 	return nil
 }
 
+// leavingInTheWay is an error if a network that still has containers has addresses that
+// the configuration gives to another.
+func (a *Agent) leavingInTheWay() error {
+	for _, old := range a.leaving {
+		for _, n := range a.config.Networks {
+			overlap := slices.ContainsFunc(old.Subnets, func(p netip.Prefix) bool {
+				return slices.ContainsFunc(n.Subnets, p.Overlaps)
+			})
+			var users []string
+			for _, r := range a.records() {
+				if overlap && r.VNI == old.VNI && r.Offer != r.ContainerID {
+					users = append(users, r.ContainerID)
+				}
+			}
+			if len(users) > 0 {
+				return fmt.Errorf("network %s has subnets that network %s, VNI %d, still has containers in: %s; remove these or put that network back: %w",
+					n.Name, old.Name, old.VNI, strings.Join(users, ", "), errdefs.ErrFailedPrecondition)
+			}
+		}
+	}
+	return nil
+}
+
 // networks are those of the configuration, and those that are leaving.
 func (a *Agent) networks() []config.Network {
 	a.mu.Lock()
@@ -52,6 +79,9 @@ func (a *Agent) saveNetworks() error { return saveJSON(a.root, networksFile, a.n
 
 // removeLeft removes the networks that are leaving and have no container any more.
 func (a *Agent) removeLeft(ctx context.Context) error {
+	if a.unreadable || a.underlay() == nil {
+		return nil
+	}
 	used := map[uint32]bool{}
 	for _, r := range a.records() {
 		used[r.VNI] = true

@@ -36,6 +36,11 @@ func (a *Agent) setNodes(nodes []peers.Node) {
 	a.mu.Lock()
 	a.nodes = nodes
 	a.mu.Unlock()
+	a.wake()
+}
+
+// wake has the node looked at now.
+func (a *Agent) wake() {
 	select {
 	case a.kick <- struct{}{}:
 	default: // it is to look already

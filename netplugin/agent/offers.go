@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/containerd/log"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
@@ -26,8 +28,12 @@ func (a *Agent) keepers() []*offer.Keeper {
 		root = "/run/flashcube"
 	}
 	var list []*offer.Keeper
-	for i := range a.config.Networks {
-		n := &a.config.Networks[i]
+	networks := a.networks()
+	for i := range networks {
+		n := &networks[i]
+		if i >= len(a.config.Networks) {
+			n.Offers = 0 // it is leaving
+		}
 		dir := filepath.Join(root, "network", n.Name)
 		if _, err := os.Stat(dir); n.Offers > 0 || err == nil { // what is left of offers goes
 			list = append(list, &offer.Keeper{Dir: dir, Want: n.Offers, Maker: &maker{a, n}})
@@ -59,6 +65,7 @@ func (m *maker) Attach(ctx context.Context, id string, ns *os.File, path string)
 	if err != nil {
 		return err
 	}
+	defer m.a.attachments.lock(id + "/" + offeredName)()
 	_, err = m.a.attach(ctx, m.n, &Request{
 		Command: "ADD", ContainerID: id, IfName: offeredName, NetNS: path, Namespace: ns, Conf: conf,
 	}, id)
@@ -75,10 +82,21 @@ func (m *maker) Detach(ctx context.Context, id string) error {
 	return m.a.detach(ctx, r)
 }
 
-// Known implements offer.Maker.
+// Known implements offer.Maker. An offer that is not as the configuration has it now is
+// none any more.
 func (m *maker) Known(id string) bool {
 	r := m.a.record(key{id, offeredName})
-	return r != nil && r.Complete
+	return r != nil && r.Complete && m.a.fits(r, m.n)
+}
+
+// fits tells whether an attachment is as the network has them.
+func (a *Agent) fits(r *endpoint.Record, n *config.Network) bool {
+	if c, err := a.ready(n); err == nil && c.mtu != r.MTU {
+		return false
+	}
+	return r.Network == n.Name && r.VNI == n.VNI && !slices.ContainsFunc(r.Addresses, func(p netip.Prefix) bool {
+		return !within(p, n.Subnets)
+	})
 }
 
 // offered is the record of a namespace that was made ahead and that nobody has adopted,
@@ -104,8 +122,8 @@ func (a *Agent) adopt(ctx context.Context, n *config.Network, r *Request, inode 
 	if a.record(keyOf(old)) != old {
 		return nil, nil
 	}
-	if !usual || old.Network != n.Name || old.IfName != r.IfName {
-		return nil, a.detach(ctx, old)
+	if !usual || !a.fits(old, n) || old.IfName != r.IfName {
+		return nil, errors.Join(a.detach(ctx, old), a.detacher.Flush(ctx))
 	}
 	var result types100.Result
 	if err := json.Unmarshal(old.Result, &result); err != nil {

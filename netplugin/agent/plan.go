@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"net/netip"
@@ -131,6 +132,9 @@ func everything(family netip.Addr) net.IPNet {
 // macOf is the MAC address of who has an IP address: who gets that address next gets the
 // same, and nobody's neighbour table is wrong. It is locally administered.
 func macOf(a netip.Addr) net.HardwareAddr {
-	bytes := a.AsSlice()
-	return append(net.HardwareAddr{0x0a, 0x58}, bytes[len(bytes)-4:]...)
+	if a.Is4() {
+		return append(net.HardwareAddr{0x0a, 0x58}, a.AsSlice()...)
+	}
+	sum := sha256.Sum256(a.AsSlice())
+	return append(net.HardwareAddr{0x0e, 0x58}, sum[:4]...)
 }

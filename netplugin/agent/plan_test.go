@@ -60,7 +60,7 @@ func TestPlan(t *testing.T) {
 			mac:  "02:00:00:00:00:01", addresses: prefixes("10.1.0.9/24"), gateways: "[10.1.0.1]", result: "0.0.0.0/0 10.1.0.1",
 		},
 		{
-			name: "IPv6 only", lease: `{"ips": [{"address": "fd00:1::a0b:c0d/64"}]}`, mac: "0a:58:0a:0b:0c:0d",
+			name: "IPv6 only", lease: `{"ips": [{"address": "fd00:1::a0b:c0d/64"}]}`, mac: "0e:58:91:14:48:8e",
 			addresses: prefixes("fd00:1::a0b:c0d/64"), gateways: "[fd00:1::1]", result: "::/0 fd00:1::1",
 		},
 	} {

@@ -44,6 +44,10 @@ func placeOf(settings []byte) (p place, local bool, err error) {
 // leases are the places that addresses were given from, with a configuration for each.
 // They outlive a reboot, as the addresses do.
 type leases struct {
+	// use is held for reading while an address is given, and for writing while those that
+	// nobody has are taken back: none is of somebody who is about to have a record.
+	use sync.RWMutex
+
 	mu     sync.Mutex
 	places map[place]json.RawMessage
 }
@@ -104,6 +108,11 @@ func (a *Agent) reclaim(ctx context.Context) error {
 	if string(last) == a.bootID {
 		return nil
 	}
+	if a.unreadable {
+		return nil
+	}
+	a.leases.use.Lock()
+	defer a.leases.use.Unlock()
 	for p, settings := range a.leases.places {
 		if err := ipam.GC(ctx, ipam.Request{Config: settings}, a.owners()); err != nil {
 			return err

@@ -26,6 +26,9 @@ const resync = 15 * time.Second
 
 // Run keeps the node's networks as they should be until ctx is done.
 func (a *Agent) Run(ctx context.Context) error {
+	if err := a.leavingInTheWay(); err != nil {
+		return err
+	}
 	a.recover(ctx)
 	if err := a.saveNetworks(); err != nil {
 		return err
@@ -58,6 +61,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	if a.source != nil {
 		g.Go(func() error { return a.follow(ctx, moved) })
+	}
+	if !a.config.Address.IsValid() {
+		g.Go(func() error { return a.watchAddresses(ctx) })
 	}
 	for _, k := range a.keepers() {
 		g.Go(func() error {
@@ -144,7 +150,12 @@ func (a *Agent) reconcile(ctx context.Context, applied *firewall.State, lost err
 	a.mu.Lock()
 	nodes := a.nodes
 	a.mu.Unlock()
-	// The rules first: no network is ever without.
+	if lost == nil {
+		if err := a.removeLeft(ctx); err != nil {
+			log.G(ctx).WithError(err).Warn("remove networks that are not in the configuration any more")
+		}
+	}
+	// The rules before the networks: none is ever without.
 	applied, err := a.enforce(applied, nodes)
 	err = errors.Join(lost, err)
 	networks := a.networks()
@@ -163,13 +174,8 @@ func (a *Agent) reconcile(ctx context.Context, applied *firewall.State, lost err
 		}
 		a.setState(ctx, n, c)
 	}
-	if err == nil {
-		if err := a.removeLeft(ctx); err != nil {
-			log.G(ctx).WithError(err).Warn("remove networks that are not in the configuration any more")
-		}
-	}
-	if err := a.removeOrphans(); err != nil {
-		log.G(ctx).WithError(err).Warn("remove links of containers that are no more")
+	if err := a.mendLinks(ctx); err != nil {
+		log.G(ctx).WithError(err).Warn("mend the links of containers")
 	}
 	return applied
 }
@@ -251,9 +257,10 @@ func (a *Agent) rules(nodes []peers.Node) firewall.State {
 	return s
 }
 
-// removeOrphans removes links of this plugin that nobody has: the record went, and a crash
-// came between.
-func (a *Agent) removeOrphans() error {
+// mendLinks makes links ports of their bridges again, from which somebody took them or which
+// were made anew, and removes links that nobody has: the record went, and a crash came
+// between.
+func (a *Agent) mendLinks(ctx context.Context) error {
 	// While nobody attaches or detaches a link that is there has a record.
 	a.changes.Lock()
 	defer a.changes.Unlock()
@@ -261,15 +268,31 @@ func (a *Agent) removeOrphans() error {
 	if err != nil {
 		return err
 	}
-	known := map[string]bool{}
-	for _, r := range a.records() {
-		known[r.Link] = true
-	}
 	var errs error
-	for _, link := range links {
-		if !known[link] {
-			errs = errors.Join(errs, a.detacher.Unplug(link))
+	bridges := map[uint32]int{}
+	for _, r := range a.records() {
+		bridge, there := links[r.Link]
+		delete(links, r.Link)
+		if !there {
+			continue
 		}
+		if _, known := bridges[r.VNI]; !known {
+			if l, err := netlink.LinkByName(overlay.Bridge(r.VNI)); err == nil {
+				bridges[r.VNI] = l.Attrs().Index
+			} else {
+				bridges[r.VNI] = bridge // there is none
+			}
+		}
+		if bridge != bridges[r.VNI] {
+			log.G(ctx).WithField("container", r.ContainerID).WithField("link", r.Link).Warn("a container's link was taken from its bridge; plugging it in again")
+			errs = errors.Join(errs, attach.Replug(r.Link, overlay.Bridge(r.VNI)))
+		}
+	}
+	if a.unreadable { // any may be one's whose record can't be read
+		return errs
+	}
+	for link := range links {
+		errs = errors.Join(errs, a.detacher.Unplug(link))
 	}
 	return errs
 }

@@ -44,7 +44,10 @@ type NetworkReport struct {
 	Bridge, Device string // the links
 	Subnets        []netip.Prefix
 	Endpoints      int
-	Problem        string `json:",omitempty"` // why containers can't be attached
+	Problem        string `json:",omitempty"` // what could not be set up
+	// Leaving is that the network isn't in the configuration any more and goes with its last
+	// container.
+	Leaving bool `json:",omitempty"`
 }
 
 // EndpointReport is an attachment.
@@ -76,9 +79,8 @@ func (a *Agent) Report() Report {
 			report.Problem = "being set up"
 		} else if c.problem != nil {
 			report.Problem = c.problem.Error()
-		} else if i >= len(a.config.Networks) {
-			report.Problem = "not in the configuration any more; goes with its last container"
 		}
+		report.Leaving = i >= len(a.config.Networks)
 		r.Networks = append(r.Networks, report)
 	}
 	a.mu.Unlock()

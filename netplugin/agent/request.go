@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
@@ -44,8 +46,35 @@ func NewRequest(text []byte, namespace *os.File) (*Request, error) {
 	if r.Command == protocol.Report {
 		return r, nil
 	}
-	r.Conf, err = netconf.Parse(config)
-	return r, err
+	if r.Conf, err = netconf.Parse(config); err != nil {
+		return r, err
+	}
+	return r, r.readMAC()
+}
+
+// readMAC takes the MAC that is asked for by the older ways, unless runtimeConfig has one:
+// args.cni.mac of the configuration, else MAC of CNI_ARGS.
+func (r *Request) readMAC() error {
+	if r.Conf.RuntimeConfig.MAC != nil {
+		return nil
+	}
+	var args struct {
+		CNI struct {
+			MAC netconf.MAC `json:"mac"`
+		} `json:"cni"`
+	}
+	if err := json.Unmarshal(r.Conf.Args, &args); r.Conf.Args != nil && err != nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "read args of the network configuration", err.Error())
+	}
+	r.Conf.RuntimeConfig.MAC = args.CNI.MAC
+	for pair := range strings.SplitSeq(r.Args, ";") {
+		if text, ok := strings.CutPrefix(pair, "MAC="); ok && r.Conf.RuntimeConfig.MAC == nil {
+			if err := r.Conf.RuntimeConfig.MAC.UnmarshalText([]byte(text)); err != nil {
+				return types.NewError(types.ErrInvalidEnvironmentVariables, "MAC in CNI_ARGS", err.Error())
+			}
+		}
+	}
+	return nil
 }
 
 func (r *Request) validate() error {

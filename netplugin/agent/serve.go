@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -27,12 +28,17 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			return err
+			// Descriptors or memory are short: that passes.
+			log.G(ctx).WithError(err).Warn("accept a call of the plugin; trying again")
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
 		}
 		calls.Go(func() {
 			defer conn.Close()
-			// A call that has begun is finished.
-			if err := a.answer(context.WithoutCancel(ctx), conn.(*net.UnixConn)); err != nil {
+			if err := a.answer(ctx, conn.(*net.UnixConn)); err != nil {
 				log.G(ctx).WithError(err).Warn("answer the plugin")
 			}
 		})
@@ -40,10 +46,15 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 }
 
 func (a *Agent) answer(ctx context.Context, conn *net.UnixConn) error {
+	// Who hasn't said what it wants when the agent stops isn't waited for. A call that has
+	// begun is finished.
+	hurry := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()) })
 	text, namespace, err := receive(conn)
+	hurry()
 	if err != nil {
 		return err
 	}
+	ctx = context.WithoutCancel(ctx)
 	if namespace != nil {
 		defer namespace.Close()
 	}

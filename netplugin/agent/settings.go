@@ -26,7 +26,11 @@ func ipamSettings(r *Request, n *config.Network) (settings []byte, usual bool, e
 		return nil, false, err
 	}
 	settings, err = json.Marshal(members)
-	wishes := len(r.Conf.RuntimeConfig.IPs) > 0 || r.Conf.RuntimeConfig.MAC != nil || len(r.Conf.Args) > 0 ||
-		strings.Contains(";"+r.Args, ";IP=")
-	return settings, !wishes, err
+	return settings, usualWishes(r), err
+}
+
+// usualWishes tells whether a request leaves all to the node.
+func usualWishes(r *Request) bool {
+	return r.Conf.PlainIPAM && len(r.Conf.RuntimeConfig.IPs) == 0 && r.Conf.RuntimeConfig.MAC == nil &&
+		len(r.Conf.Args) == 0 && !strings.Contains(";"+r.Args, ";IP=")
 }

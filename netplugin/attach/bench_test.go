@@ -66,7 +66,7 @@ func cycles(b *testing.B, detach func(*Detacher, string) error) {
 			s := spec(i)
 			attached.add(b, func() error { return Attach(container.File(), s) })
 			detached.add(b, func() error { return detach(d, s.Link) })
-			if err := d.Wait(b.Context(), s.Link); err != nil {
+			if err := d.Flush(b.Context()); err != nil {
 				b.Fatal(err)
 			}
 		}

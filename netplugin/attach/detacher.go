@@ -23,7 +23,7 @@ const doomed = 0x66766676
 // not), it takes the kernel some 20 ms; a group of 40 takes 40 ms.
 //
 // An unplugged link keeps its name, and the container's end its name and addresses, until
-// they are deleted: who wants to attach the same interface again calls Wait before. A
+// they are deleted: who wants to attach the same interface again calls Flush before. A
 // process that dies between leaves unplugged links, which the next Detacher in the same
 // network namespace deletes when it is made.
 //
@@ -95,21 +95,6 @@ func (d *Detacher) Unplug(link string) error {
 	return nil
 }
 
-// Wait returns when the deletion of an unplugged link is over, at once if there is none
-// to wait for, with what went wrong, if anything.
-func (d *Detacher) Wait(ctx context.Context, link string) error {
-	b := d.find(link)
-	if b == nil {
-		return nil
-	}
-	select {
-	case <-b.done:
-		return b.err
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the deletion of link %s: %w", link, ctx.Err())
-	}
-}
-
 // Flush returns when the deletion of all that was unplugged before is over, however it
 // went.
 func (d *Detacher) Flush(ctx context.Context) error {
@@ -126,17 +111,6 @@ func (d *Detacher) Flush(ctx context.Context) error {
 		case <-b.done:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the deletion of links: %w", ctx.Err())
-		}
-	}
-	return nil
-}
-
-func (d *Detacher) find(link string) *batch {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, b := range []*batch{d.next, d.current} { // the later one first
-		if b != nil && b.links[link] {
-			return b
 		}
 	}
 	return nil

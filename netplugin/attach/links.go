@@ -8,8 +8,9 @@ import (
 )
 
 // Links are the host's ends of all containers that are attached, in the calling thread's
-// network namespace, but for those that a Detacher has unplugged.
-func Links() ([]string, error) {
+// network namespace, by name with the index of the bridge that each is a port of, 0 if of
+// none. Those that a Detacher has unplugged are not among them.
+func Links() (map[string]int, error) {
 	messages, err := dump(func() ([][]byte, error) {
 		var got [][]byte
 		err := vethDump().ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, func(m []byte) bool {
@@ -21,7 +22,7 @@ func Links() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the containers' links: %w", err)
 	}
-	var links []string
+	links := map[string]int{}
 	for _, m := range messages {
 		if len(m) < unix.SizeofIfInfomsg {
 			continue
@@ -31,8 +32,27 @@ func Links() ([]string, error) {
 			return nil, fmt.Errorf("list the containers' links: %w", err)
 		}
 		if a := link.Attrs(); IsLinkName(a.Name) && a.Group == 0 {
-			links = append(links, a.Name)
+			links[a.Name] = a.MasterIndex
 		}
 	}
 	return links, nil
+}
+
+// Replug makes the host's end of a container's link a port of the bridge again.
+func Replug(link, bridge string) error {
+	if err := ours(link); err != nil {
+		return err
+	}
+	port, err := netlink.LinkByName(link)
+	if err != nil {
+		return fmt.Errorf("find link %s: %w", link, err)
+	}
+	to, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("find bridge %s: %w", bridge, err)
+	}
+	if err := netlink.LinkSetMaster(port, to); err != nil {
+		return fmt.Errorf("make %s a port of %s: %w", link, bridge, err)
+	}
+	return nil
 }

@@ -1,7 +1,7 @@
 // Package endpoint records the attachments of a node: what was given to which container,
 // so that it can be taken back without asking again, by the agent or without it.
 //
-// A store is a directory with one JSON file for each attachment and a lock. It belongs on
+// A store is a directory with one JSON file for each attachment. It belongs on
 // a filesystem that a reboot empties (below /run), as what it describes does not survive
 // one either. That is why nothing is synced to a disk: a file is written and renamed, so
 // after a kill it is the old one or the new one, and after a power failure there is none.

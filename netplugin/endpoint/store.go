@@ -1,32 +1,23 @@
 package endpoint
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sys/unix"
 )
 
 const (
-	suffix   = ".json"
-	draft    = ".new-" // prefix of files that aren't complete
-	lockFile = "lock"
-
-	// lockInterval is how often a lock that another has is tried: flock(2) knows no
-	// waiting that ends with a context.
-	lockInterval = 2 * time.Millisecond
+	suffix = ".json"
+	draft  = ".new-" // prefix of files that aren't complete
 )
 
-// Store is a directory of records. Any number of goroutines and of processes may use one
-// directory at the same time: each call sees and leaves whole records. Who reads, decides
-// and writes takes Lock around it.
+// Store is a directory of records. Any number of goroutines may use it at the same time:
+// each call sees and leaves whole records. One process at a time opens it.
 type Store struct{ dir string }
 
 // Open makes the directory, for its owner only (mode 0700), and removes what a killed
@@ -125,7 +116,11 @@ func (s *Store) Delete(containerID, ifname string) error {
 
 // List reads all records, in the order of their files' names. Files that can't be read
 // are in bad, by name, and left for the operator: they hold up nothing.
-func (s *Store) List() (records []Record, bad map[string]error, err error) {
+func (s *Store) List() (records []Record, bad map[string]error, err error) { return List(s.dir) }
+
+// List is [Store.List] of a directory that another process has open.
+func List(dir string) (records []Record, bad map[string]error, err error) {
+	s := &Store{dir}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list endpoints: %w", err)
@@ -145,32 +140,4 @@ func (s *Store) List() (records []Record, bad map[string]error, err error) {
 		}
 	}
 	return records, bad, nil
-}
-
-// Lock takes the store's lock, which one holder has at a time, in whatever process, and
-// which ends with its process. Call unlock once. Get, Put and the others don't need the
-// lock for themselves.
-func (s *Store) Lock(ctx context.Context) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the endpoints: %w", err)
-	}
-	again := time.NewTicker(lockInterval)
-	defer again.Stop()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("wait for %s, which another agent or plugin has: %w", f.Name(), ctx.Err())
-		}
-	}
 }

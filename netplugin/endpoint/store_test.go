@@ -1,7 +1,6 @@
 package endpoint
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,45 +171,6 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	all.Wait()
-}
-
-func TestLock(t *testing.T) {
-	s, dir := store(t)
-	other, err := Open(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	unlock, err := s.Lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	if _, err := other.Lock(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Error(err)
-	}
-	unlock()
-	var count atomic.Int32 // by two steps, of which the lock makes one
-	var all sync.WaitGroup
-	for i := range 6 {
-		all.Go(func() {
-			for range 20 {
-				unlock, err := []*Store{s, other}[i%2].Lock(t.Context())
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				n := count.Load()
-				runtime.Gosched()
-				count.Store(n + 1)
-				unlock()
-			}
-		})
-	}
-	all.Wait()
-	if n := count.Load(); n != 120 {
-		t.Error(n)
-	}
 }
 
 func FuzzDecode(f *testing.F) {

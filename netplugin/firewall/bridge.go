@@ -7,7 +7,7 @@ import (
 
 // Reasons for drops in the bridge table. A reason has at most 15 bytes.
 const (
-	UnknownLink   = "unknown-link"   // by a link that was not allowed
+	UnknownLink   = "unknown-link"   // by a link that was not allowed, or in no bridge
 	SpoofedMAC    = "spoofed-mac"    // with another's Ethernet source
 	SpoofedIPv4   = "spoofed-ipv4"   // with another's source
 	SpoofedIPv6   = "spoofed-ipv6"   // with another's source

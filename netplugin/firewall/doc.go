@@ -5,7 +5,8 @@
 //
 //   - "inet falcon": only known nodes reach the VXLAN port and nobody forges its packets
 //     from inside, networks don't reach one another, what arrives by a device of ours has
-//     a source that lives behind it, and networks that want it are masqueraded.
+//     a source that lives behind it (or is a node's, by a tunnel), a container's link that
+//     is in no bridge passes nothing, and networks that want it are masqueraded.
 //   - "bridge falcon": a container sends with its own MAC and addresses only.
 //
 // Every chain of ours accepts by default and refuses by drop. An accept ends only our own
@@ -19,7 +20,10 @@
 // endpoint as with a thousand.
 //
 // Links whose names begin with "fv" are taken for the host's ends of containers, in any
-// bridge: one that was not allowed passes nothing.
+// bridge: one that was not allowed passes nothing. Other ports of a network's bridge are
+// the operator's: between ports they are not judged, and into the node by their source alone.
+//
+// InForce notices what others do to the tables, so that the caller can replace them.
 //
 // bridge-nf-call-iptables makes bridged packets pass the inet table too, there with the
 // bridge as both input and output; the rules are the same and right for both settings.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,7 +16,8 @@ import (
 type Drop struct {
 	Reason string // one of the constants
 	// Link is where the packets came from: a container's (fv*), a bridge or VXLAN device,
-	// or a link of the underlay. It is empty for all containers that have gone.
+	// or a link of the underlay. It is empty for all containers that are not allowed now:
+	// they have gone, or never were, and their number has no bound.
 	Link    string
 	Packets uint64
 	Bytes   uint64 // from the IP header on, or what is in its place
@@ -31,6 +33,9 @@ func (f *Firewall) Drops() ([]Drop, error) {
 		return nil, fmt.Errorf("firewall: read the counters: %w", err)
 	}
 	sum.add(f.kept)
+	if f.allowed != nil { // otherwise it is not known who is
+		sum.forget(f.allowed.has)
+	}
 	drops := make([]Drop, 0, len(sum))
 	for s, c := range sum {
 		drops = append(drops, Drop{Reason: s.reason, Link: s.link, Packets: c.packets, Bytes: c.bytes})
@@ -58,20 +63,59 @@ func (t tally) add(other tally) {
 	}
 }
 
-// forget adds up the links of containers that are no more: their number has no bound.
-func (t tally) forget(remain []Endpoint) {
-	live := make(map[string]bool, len(remain))
-	for _, e := range remain {
-		live[e.Link] = true
-	}
+// forget adds up the links of containers that are not allowed.
+func (t tally) forget(allowed func(link string) bool) {
 	gone := make(tally)
 	for s, c := range t {
-		if strings.HasPrefix(s.link, linkPrefix) && !live[s.link] {
+		if s.ofContainer() && !allowed(s.link) {
 			gone.add(tally{{reason: s.reason}: c})
 			delete(t, s)
 		}
 	}
 	t.add(gone)
+}
+
+func (s series) ofContainer() bool { return strings.HasPrefix(s.link, linkPrefix) }
+
+// sweepAfter is how many endpoints are denied before their counters leave the kernel,
+// where their number is bounded. Each has a few at most.
+const sweepAfter = 256
+
+// sweep takes the counters of links that are not allowed from the kernel, and keeps their
+// sums. What such a link drops meanwhile is not counted. The caller holds mu.
+func (f *Firewall) sweep() error {
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyBridge} {
+		found, err := f.kernel.tableCounters(family)
+		if err != nil {
+			f.kernel.hangUp()
+			return explain(err)
+		}
+		gone, old := make(tally), make(elements)
+		for s, c := range found {
+			if s.ofContainer() && !f.allowed.has(s.link) {
+				gone[s] = c
+				old.key(setDrops, linkName(s.reason), linkName(s.link))
+			}
+		}
+		set := drops.in(&nftables.Table{Family: family, Name: tableName}, 1)
+		err = f.kernel.transact(func(conn *nftables.Conn) error {
+			for part := range slices.Chunk(old[setDrops], maxElements) {
+				if err := conn.SetDeleteElements(set, part); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if errors.Is(err, unix.ENOENT) { // somebody else deleted some
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		gone.forget(f.allowed.has)
+		f.kept.add(gone)
+	}
+	return nil
 }
 
 // counters reads what the tables in force have counted; absent ones nothing.
@@ -89,25 +133,26 @@ func (k *kernel) counters() (tally, error) {
 }
 
 func (k *kernel) tableCounters(family nftables.TableFamily) (tally, error) {
-	conn, err := k.dial()
-	if err != nil {
-		return nil, err
-	}
-	// The library's reading of a set hides which error it was; this one doesn't.
-	nt, err := conn.ListTableOfFamily(tableName, family)
+	// The library's reading of a set hides which error it was; this doesn't. A table of
+	// our name without our sets is one that somebody emptied.
+	_, err := k.ask(unix.NFT_MSG_GETSET, 0, family,
+		text(unix.NFTA_SET_TABLE, tableName), text(unix.NFTA_SET_NAME, setDrops))
 	if errors.Is(err, unix.ENOENT) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	all, err := conn.GetSetElements(drops.in(nt, 0))
+	all, err := k.elements(family, drops)
 	if err != nil {
 		return nil, err
 	}
 	t := make(tally)
 	for _, e := range all {
-		if s, ok := parseSeries(e.Key); ok && e.Counter != nil {
+		if s, ok := parseSeries(e.Key); ok {
+			if e.Counter == nil { // added by hand
+				e.Counter = new(expr.Counter)
+			}
 			// Set, not added: a walk can meet an element twice while packets add others.
 			t[s] = count{e.Counter.Packets, e.Counter.Bytes}
 		}

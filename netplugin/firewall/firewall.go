@@ -16,7 +16,12 @@ import (
 type Firewall struct {
 	mu     sync.Mutex
 	kernel kernel
-	kept   tally // drops counted by tables that Replace replaced
+	kept   tally // drops counted by tables that Replace replaced, and of links that are gone
+
+	// Of the last Replace of this process and what came after it.
+	allowed held // nil before it
+	denied  int  // since the last sweep
+	placed  placed
 }
 
 // Open connects to the calling thread's network namespace. It changes nothing there; tables
@@ -61,6 +66,10 @@ func (f *Firewall) Replace(s State) error {
 	if err != nil {
 		return fmt.Errorf("firewall: read the counters: %w", err)
 	}
+	before, err := f.kernel.generation()
+	if err != nil {
+		return fmt.Errorf("firewall: %w", explain(err))
+	}
 	err = f.kernel.transact(func(conn *nftables.Conn) error {
 		return errors.Join(remake(conn, inet, inetContents), remake(conn, bridge, bridgeContents))
 	})
@@ -68,7 +77,10 @@ func (f *Firewall) Replace(s State) error {
 		return fmt.Errorf("firewall: replace the tables %q: %w", tableName, err)
 	}
 	f.kept.add(counted)
-	f.kept.forget(s.Endpoints)
+	f.allowed, f.denied = make(held), 0
+	f.allowed.add(bridgeContents)
+	f.kept.forget(f.allowed.has)
+	f.placed = f.kernel.place(before)
 	return nil
 }
 
@@ -76,47 +88,57 @@ func (f *Firewall) Replace(s State) error {
 // a link, Deny the endpoint as it was. Before the first Replace there is nothing to add to,
 // and the error is errdefs.ErrFailedPrecondition.
 func (f *Firewall) Allow(e Endpoint) error {
-	err := f.change(e, (*nftables.Conn).SetAddElements)
+	if err := e.validate(); err != nil {
+		return fmt.Errorf("firewall: allow: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	contents := endpointElements(e)
+	err := f.kernel.changeSets(contents, (*nftables.Conn).SetAddElements)
 	if errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("firewall: allow %s: the tables %q are not there; replace them whole first: %w", e.Link, tableName, errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
 		return fmt.Errorf("firewall: allow %s: %w", e.Link, err)
 	}
+	f.allowed.add(contents)
 	return nil
 }
 
 // Deny takes from an endpoint what Allow gave it. One that was not allowed, or only in part,
-// is no error.
+// is no error. Every 256th time it reads the counters, so that those of links that have gone
+// don't fill the kernel's set.
 func (f *Firewall) Deny(e Endpoint) error {
-	err := f.change(e, (*nftables.Conn).SetDeleteElements)
+	if err := e.validate(); err != nil {
+		return fmt.Errorf("firewall: deny: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	contents := endpointElements(e)
+	err := f.kernel.changeSets(contents, (*nftables.Conn).SetDeleteElements)
 	if errors.Is(err, unix.ENOENT) {
 		// The kernel deletes all or nothing, and something is absent (before 6.3 it has
 		// no request that doesn't mind): one by one.
-		err = f.denyEach(e)
+		err = f.kernel.deleteEach(contents)
 	}
 	if err != nil {
 		return fmt.Errorf("firewall: deny %s: %w", e.Link, err)
 	}
+	f.allowed.remove(contents)
+	if f.denied++; f.allowed != nil && f.denied >= sweepAfter {
+		if err := f.sweep(); err != nil {
+			return fmt.Errorf("firewall: take the counters of links that are gone: %w", err)
+		}
+		f.denied = 0
+	}
 	return nil
 }
 
-func (f *Firewall) change(e Endpoint, how func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
-	if err := e.validate(); err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.kernel.changeSets(endpointElements(e), how)
-}
-
-func (f *Firewall) denyEach(e Endpoint) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for name, all := range endpointElements(e) {
+func (k *kernel) deleteEach(contents elements) error {
+	for name, all := range contents {
 		for i := range all {
 			one := elements{name: all[i : i+1]}
-			if err := f.kernel.changeSets(one, (*nftables.Conn).SetDeleteElements); err != nil && !errors.Is(err, unix.ENOENT) {
+			if err := k.changeSets(one, (*nftables.Conn).SetDeleteElements); err != nil && !errors.Is(err, unix.ENOENT) {
 				return err
 			}
 		}
@@ -153,6 +175,6 @@ func (f *Firewall) Remove() error {
 	if err != nil {
 		return fmt.Errorf("firewall: remove the tables %q: %w", tableName, err)
 	}
-	f.kept = make(tally)
+	f.kept, f.allowed, f.denied, f.placed = make(tally), nil, 0, placed{}
 	return nil
 }

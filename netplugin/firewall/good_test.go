@@ -391,3 +391,19 @@ func TestReplaceKeepsConnections(t *testing.T) {
 		l.noDrops(t)
 	})
 }
+
+// Without masquerading another node sees a container's own address, answers by the tunnel
+// and has its underlay address there.
+func TestNodeAnswersByTheTunnel(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("underlay6=%v", v6), func(t *testing.T) {
+			l := newLab(t, v6, false)
+			l.state.Networks[0].Masquerade = false
+			l.replace(t)
+			if err := l.a.Try("udp", l.other.Echo("udp", at(l.state.VTEPs[0], 0)), patience); err != nil {
+				t.Error(err)
+			}
+			l.noDrops(t)
+		})
+	}
+}

@@ -34,7 +34,11 @@ func (l *lab) frameAttacks() []attack {
 	a, b := l.a, l.b
 	var all []attack
 	add := func(name, reason string, from *box, frame, marker []byte) {
-		all = append(all, attack{name, from.tap, frame, b.tap, marker, reason, from.link})
+		link := from.link
+		if reason == UnknownLink {
+			link = ""
+		}
+		all = append(all, attack{name, from.tap, frame, b.tap, marker, reason, link})
 	}
 	datagram := func(src, dst netip.Addr) (uint16, []byte, []byte) {
 		m := marker()
@@ -127,7 +131,7 @@ func (l *lab) frameAttacks() []attack {
 }
 
 // packetAttacks cross the node: between networks and by the tunnel.
-func (l *lab) packetAttacks() []attack {
+func (l *lab) packetAttacks(t *testing.T) []attack {
 	a, b, c := l.a, l.b, l.c
 	toA, fx1 := [6]byte{2, 0, 0, 0, 0, 0x0a}, net.HardwareAddr{2, 0, 0, 0, 0, 0x0b}
 	var all []attack
@@ -161,6 +165,26 @@ func (l *lab) packetAttacks() []attack {
 	route("VXLAN from a container to the node", ForgedVXLAN, own, l.self, port, vxlan(1, frame), b.tap, m)
 	m = marker()
 	route("VXLAN from a container to another node", ForgedVXLAN, own, target, port, m, l.other.tap, m)
+	for _, src := range []netip.Addr{l.loose.v4, l.loose.v6, l.b.v4, l.stranger} {
+		to := b.v4
+		if src.Is6() {
+			to = b.v6
+		}
+		m = marker()
+		kind, packet := udp(src, to, 9, m)
+		all = append(all, attack{
+			"a container's link in no bridge, as " + src.String(), l.loose.tap,
+			ether(macOf(t, l.NS, l.loose.link), l.loose.mac, kind, packet), b.tap, m, UnknownLink, l.loose.link,
+		})
+	}
+	for _, src := range []netip.Addr{l.stranger, foreign, vtep} {
+		m = marker()
+		kind, packet := udp(src, local, 9, m)
+		all = append(all, attack{
+			"a foreign port of the bridge, as " + src.String(), l.foreign.tap,
+			ether(l.gatewayRed, l.foreign.mac, kind, packet), b.tap, m, SpoofedSource, "fb1",
+		})
+	}
 	wire("VXLAN from a stranger", UnknownVTEP, "eth0", l.stranger, remote, local, b.tap)
 	wire("tunnel, a source of this node", SpoofedSource, "fx1", vtep, own, local, b.tap)
 	wire("tunnel, a source from anywhere", SpoofedSource, "fx1", vtep, l.stranger, local, b.tap)
@@ -192,7 +216,7 @@ func TestAttacks(t *testing.T) {
 		for _, v6 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("bridge-nf=%v,underlay6=%v", nf, v6), func(t *testing.T) {
 				l := newLab(t, v6, nf)
-				all := l.packetAttacks()
+				all := l.packetAttacks(t)
 				if !v6 {
 					all = append(all, l.frameAttacks()...)
 				}

@@ -8,15 +8,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reasons for drops in the inet table. A reason has at most 15 bytes.
+// Reasons for drops in the inet table, besides UnknownLink. A reason has at most 15 bytes.
 const (
 	UnknownVTEP   = "unknown-vtep"   // to the VXLAN port, by no known node
 	ForgedVXLAN   = "forged-vxlan"   // to a VXLAN port, from inside a network
 	Crossed       = "crossed"        // from one network to another
-	SpoofedSource = "spoofed-source" // by a device its source isn't routed to
+	SpoofedSource = "spoofed-source" // by a device its source is not behind
 )
 
-var inetReasons = []string{UnknownVTEP, ForgedVXLAN, Crossed, SpoofedSource}
+var inetReasons = []string{UnknownLink, UnknownVTEP, ForgedVXLAN, Crossed, SpoofedSource}
 
 // inetSets are the inet table's sets.
 var inetSets = []set{
@@ -53,6 +53,9 @@ func inetTable(port uint16) table {
 		when(family6(), masked(ip6Source, prefixMask(10), append([]byte{0xfe, 0x80}, make([]byte, 14)...)), accept()),
 		when(family6(), is(ip6Source, make([]byte, 16)...), accept()),
 		when(routedBack(), accept()),
+		// Without masquerading another node answers a container by the tunnel, as itself.
+		when(fromLink(setTunnels), family4(), in(ip4Source, setVTEPs4), accept()),
+		when(fromLink(setTunnels), family6(), in(ip6Source, setVTEPs6), accept()),
 		refuse(SpoofedSource),
 	}}, chain{name: "vxlan", rules: []rule{
 		when(fromLink(setDevices), refuse(ForgedVXLAN)),
@@ -77,8 +80,12 @@ func inetTable(port uint16) table {
 		chains: append(
 			chains,
 			filter("prerouting", nftables.ChainHookPrerouting, priorityRaw,
-				// What comes from a container was judged at its port, by exact addresses.
-				when(fromLink(setTunnels), to("source")),
+				// A container's link that is in no bridge comes to no hook of the bridge
+				// table. What a bridge took in comes with the bridge as its link.
+				when(fromLinkLike(linkPrefix), refuse(UnknownLink)),
+				// Bridges too: a container was judged at its port, but nobody judged what
+				// comes by a port that isn't a container's, and no match tells it here.
+				when(fromLink(setDevices), to("source")),
 			),
 			filter("input", nftables.ChainHookInput, priorityFilter,
 				when(toVXLAN, to("vxlan")),

@@ -44,6 +44,8 @@ type lab struct {
 	f                       *Firewall
 	state                   State
 	a, b, c, d              *box
+	loose                   *box // like a of red, its link is allowed and in no bridge
+	foreign                 *box // in red's bridge by a link that isn't a container's
 	other                   *box // the other node
 	self, stranger          netip.Addr
 	gatewayRed, gatewayBlue net.HardwareAddr
@@ -112,7 +114,14 @@ func newLab(t testing.TB, v6, nf bool) *lab {
 	l.b = l.container(t, "fvb", "fb1", "10.1.1.3", "fd01:0:0:1::3", "10.1.1.1", "fd01:0:0:1::1")
 	l.c = l.container(t, "fvc", "fb2", "10.2.1.2", "fd02:0:0:1::2", "10.2.1.1", "fd02:0:0:1::1")
 	l.d = l.container(t, "fvd", "fb1", "10.1.1.4", "fd01:0:0:1::4", "10.1.1.1", "fd01:0:0:1::1")
-	for _, box := range []*box{l.a, l.b, l.c} {
+	l.loose = l.container(t, "fve", "fb1", "10.1.1.5", "fd01:0:0:1::5", "10.1.1.1", "fd01:0:0:1::1")
+	l.foreign = l.container(t, "eth1", "fb1", "10.1.1.6", "fd01:0:0:1::6", "10.1.1.1", "fd01:0:0:1::1")
+	if link, err := l.Netlink().LinkByName(l.loose.link); err != nil {
+		t.Fatal(err)
+	} else if err := l.Netlink().LinkSetNoMaster(link); err != nil {
+		t.Fatal(err)
+	}
+	for _, box := range []*box{l.a, l.b, l.c, l.loose} {
 		l.state.Endpoints = append(l.state.Endpoints, box.endpoint())
 	}
 	l.other.mac, l.other.tap = macOf(t, l.other.NS, "eth0"), newTap(t, l.other.NS, "eth0")

@@ -153,7 +153,7 @@ func TestTallyForgets(t *testing.T) {
 		{Crossed, "fb1"}: {1, 10}, {SpoofedMAC, "fv1"}: {2, 20}, {SpoofedMAC, "fv2"}: {3, 30},
 		{SpoofedMAC, "fv3"}: {4, 40}, {SpoofedMAC, ""}: {5, 50},
 	}
-	kept.forget([]Endpoint{{Link: "fv2"}})
+	kept.forget(func(link string) bool { return link == "fv2" })
 	want := tally{{Crossed, "fb1"}: {1, 10}, {SpoofedMAC, "fv2"}: {3, 30}, {SpoofedMAC, ""}: {11, 110}}
 	if len(kept) != len(want) {
 		t.Errorf("got %v", kept)

@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -23,7 +22,7 @@ func (r Request) execAdd(ctx context.Context, c conf) (*types100.Result, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	got, err := invoke.ExecPluginWithResult(ctx, plugin, r.Config, r.args("ADD"), executor())
+	got, err := invoke.ExecPluginWithResult(ctx, plugin, r.Config, r.args("ADD"), &executor{})
 	if err != nil {
 		return nil, executed(ctx, c, err)
 	}
@@ -42,7 +41,7 @@ func (r Request) exec(ctx context.Context, c conf, command string, config []byte
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return executed(ctx, c, invoke.ExecPluginWithoutResult(ctx, plugin, config, r.args(command), executor()))
+	return executed(ctx, c, invoke.ExecPluginWithoutResult(ctx, plugin, config, r.args(command), &executor{}))
 }
 
 func (r Request) find(c conf) (string, error) {
@@ -59,12 +58,6 @@ func (r Request) args(command string) *invoke.Args {
 		Command: command, ContainerID: r.ContainerID, NetNS: r.NetNS,
 		PluginArgsStr: r.Args, IfName: r.IfName, Path: r.searchPath(),
 	}
-}
-
-// executor is not the library's default one, which lets the plugin write to this
-// process' standard error. What a plugin that fails writes there is part of its error.
-func executor() invoke.Exec {
-	return &invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: io.Discard}}
 }
 
 func executed(ctx context.Context, c conf, err error) error {

@@ -24,6 +24,10 @@ func plugin(t *testing.T, version, script string) Request {
 	if err := os.WriteFile(filepath.Join(dir, "fake"), []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	return pluginRequest(version, dir)
+}
+
+func pluginRequest(version, dir string) Request {
 	return Request{
 		ContainerID: "a", IfName: "eth0", NetNS: "/run/netns/a", Args: "K=V;IgnoreUnknown=1", Path: []string{"/nowhere", dir},
 		Config: fmt.Appendf(nil, `{"name":"net","cniVersion":%q,"ipam":{"type":"fake"}}`, version),

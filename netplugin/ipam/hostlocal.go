@@ -99,7 +99,7 @@ func (r Request) release(s *store, ranges int, got []*types100.IPConfig) {
 	if s.owners == nil {
 		for _, ip := range got {
 			if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
-				_ = s.releaseKnown(r.ContainerID, r.IfName, []netip.Addr{a.Unmap()}) // DEL tries again
+				_ = s.releaseKnown(r.ContainerID, r.IfName, []netip.Addr{a}) // DEL tries again
 			}
 		}
 		return
@@ -109,11 +109,20 @@ func (r Request) release(s *store, ranges int, got []*types100.IPConfig) {
 	}
 }
 
-// delLocal is host-local's DEL. It asks for a sound configuration, as the stock plugin does.
+// delLocal is host-local's DEL. It asks for a sound configuration, as the stock plugin
+// does, unless that names no range.
 func (r Request) delLocal(c conf) error {
-	ipam, _, err := allocator.LoadIPAMConfig(r.Config, r.Args)
-	if err != nil {
-		return err
+	ranges := 1
+	if isBare(r.Config) {
+		if !c.hasStore() {
+			return nil
+		}
+	} else {
+		ipam, _, err := allocator.LoadIPAMConfig(r.Config, r.Args)
+		if err != nil {
+			return err
+		}
+		ranges = len(ipam.Ranges)
 	}
 	if len(r.Addresses) > 0 {
 		s, err := openStore(c)
@@ -128,7 +137,7 @@ func (r Request) delLocal(c conf) error {
 		return err
 	}
 	defer s.Close()
-	r.release(s, len(ipam.Ranges), nil)
+	r.release(s, ranges, nil)
 	return nil
 }
 
@@ -150,6 +159,9 @@ func (r Request) checkLocal(c conf) error {
 
 // collect is a GC, which host-local has none of.
 func collect(c conf, valid []types.GCAttachment) error {
+	if !c.hasStore() {
+		return nil
+	}
 	s, err := openStoreWhole(c)
 	if err != nil {
 		return err

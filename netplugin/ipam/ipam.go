@@ -16,6 +16,7 @@
 package ipam
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -62,7 +63,9 @@ func Add(ctx context.Context, r Request) (*types100.Result, error) {
 	return r.execAdd(ctx, c)
 }
 
-// Del releases the addresses. When there are none it succeeds.
+// Del releases the addresses. When there are none it succeeds. A configuration that says
+// of no type, or of host-local's that names no range of addresses, is of a network that is
+// no more: what host-local has under its name is released. (The stock plugin fails there.)
 func Del(ctx context.Context, r Request) error {
 	c, err := r.decode(false)
 	if err != nil {
@@ -94,10 +97,10 @@ func Check(ctx context.Context, r Request) error {
 
 // GC releases the addresses of all attachments to the network but the valid ones; those
 // of namespaces made ahead must be among them. Of the request only Config, Path and Args
-// are used. An executed plugin is asked only if the configuration's cniVersion is 1.1.0
-// or higher, as GC is new in that version.
+// are used, and of no type is as for Del. An executed plugin is asked only if the
+// configuration's cniVersion is 1.1.0 or higher, as GC is new in that version.
 func GC(ctx context.Context, r Request, valid []types.GCAttachment) error {
-	c, err := decode(r.Config)
+	c, err := decode(r.Config, false)
 	if err != nil {
 		return err
 	}
@@ -119,7 +122,7 @@ func GC(ctx context.Context, r Request, valid []types.GCAttachment) error {
 // Status fails if the plugin has no address to give, as far as it can tell: one that runs
 // in process always has, and one that is executed is asked as for GC.
 func Status(ctx context.Context, r Request) error {
-	c, err := decode(r.Config)
+	c, err := decode(r.Config, true)
 	if err != nil || c.IPAM.Type == HostLocal {
 		return err
 	}
@@ -140,21 +143,22 @@ type conf struct {
 	} `json:"ipam"`
 }
 
-// decode checks a request in the order of the CNI library, for the same codes.
-func (r Request) decode(netns bool) (conf, error) {
+// decode checks a request in the order of the CNI library, for the same codes. One that
+// ends an attachment needs neither a namespace nor a type.
+func (r Request) decode(begins bool) (conf, error) {
 	if err := utils.ValidateContainerID(r.ContainerID); err != nil {
 		return conf{}, err
 	}
 	if err := utils.ValidateInterfaceName(r.IfName); err != nil {
 		return conf{}, err
 	}
-	if netns && r.NetNS == "" {
+	if begins && r.NetNS == "" {
 		return conf{}, types.NewError(types.ErrInvalidEnvironmentVariables, "required env variables [CNI_NETNS] missing", "")
 	}
-	return decode(r.Config)
+	return decode(r.Config, begins)
 }
 
-func decode(config []byte) (conf, error) {
+func decode(config []byte, typed bool) (conf, error) {
 	var c conf
 	if err := json.Unmarshal(config, &c); err != nil {
 		return conf{}, types.NewError(types.ErrDecodingFailure, fmt.Sprintf("error unmarshall network config: %v", err), "")
@@ -172,9 +176,10 @@ func decode(config []byte) (conf, error) {
 	if err := (&version.Reconciler{}).Check(c.version, version.All); err != nil {
 		return conf{}, types.NewError(types.ErrIncompatibleCNIVersion, "incompatible CNI versions", err.Details())
 	}
-	if c.IPAM.Type == "" {
+	if c.IPAM.Type == "" && typed {
 		return conf{}, types.NewError(types.ErrInvalidNetworkConfig, "the network configuration has no ipam.type", "")
 	}
+	c.IPAM.Type = cmp.Or(c.IPAM.Type, HostLocal)
 	return c, nil
 }
 

@@ -25,7 +25,14 @@ import (
 // childDirectory tells the test's own binary to add and delete until it is killed.
 const childDirectory = "TEST_IPAM_CHILD_DIRECTORY"
 
+// childPlugin tells it to execute the plugin of that directory.
+const childPlugin = "TEST_IPAM_CHILD_PLUGIN"
+
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(childPlugin); dir != "" {
+		fmt.Println(Del(context.Background(), pluginRequest("1.1.0", dir)))
+		return
+	}
 	if dir := os.Getenv(childDirectory); dir != "" {
 		for i := 0; ; i++ {
 			r := request(dir, fmt.Sprintf("child%d", i%4), dual)
@@ -282,20 +289,28 @@ func FuzzConfig(f *testing.F) {
 
 // BenchmarkAddDel is one container beside many others.
 func BenchmarkAddDel(b *testing.B) {
-	for _, others := range []int{0, 100, 250} {
-		b.Run(fmt.Sprint(others, " others"), func(b *testing.B) {
-			dir := b.TempDir()
-			const ranges = `"ranges":[[{"subnet":"10.1.0.0/16"}]]`
-			for i := range others {
-				add(b, request(dir, fmt.Sprintf("%064d", i), ranges))
-			}
-			r := request(dir, strings.Repeat("f", 64), ranges)
-			for b.Loop() {
-				add(b, r)
-				if err := Del(b.Context(), r); err != nil {
-					b.Fatal(err)
+	for _, others := range []int{0, 100, 1000} {
+		dir := b.TempDir()
+		const ranges = `"ranges":[[{"subnet":"10.1.0.0/16"}]]`
+		for i := range others {
+			r := request(dir, fmt.Sprintf("%064d", i), ranges)
+			r.Fresh = true
+			add(b, r)
+		}
+		for _, known := range []bool{false, true} {
+			b.Run(fmt.Sprintf("others=%d/known=%t", others, known), func(b *testing.B) {
+				r := request(dir, strings.Repeat("f", 64), ranges)
+				for b.Loop() {
+					r.Fresh, r.Addresses = known, nil
+					got := add(b, r)
+					if known {
+						r.Addresses = append(r.Addresses, got[0].Addr())
+					}
+					if err := Del(b.Context(), r); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }

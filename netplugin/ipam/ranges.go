@@ -69,6 +69,21 @@ func namesRanges(c, ipam map[string]json.RawMessage) (bool, error) {
 	return section.Type != HostLocal || section.Subnet != "" || len(section.Ranges) > 0 || len(runtime.Ranges) > 0, nil
 }
 
+// isBare tells whether a host-local configuration names no range.
+func isBare(config []byte) bool {
+	var c struct {
+		IPAM struct {
+			Subnet string            `json:"subnet"`
+			Ranges []json.RawMessage `json:"ranges"`
+		} `json:"ipam"`
+		Runtime struct {
+			Ranges []json.RawMessage `json:"ipRanges"`
+		} `json:"runtimeConfig"`
+	}
+	err := json.Unmarshal(config, &c)
+	return err == nil && c.IPAM.Subnet == "" && len(c.IPAM.Ranges) == 0 && len(c.Runtime.Ranges) == 0
+}
+
 type addressRange struct {
 	Subnet netip.Prefix `json:"subnet"`
 }

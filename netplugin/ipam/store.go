@@ -1,8 +1,10 @@
 package ipam
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -29,23 +31,29 @@ const (
 //
 // It does what the stock store (plugins/ipam/host-local/backend/disk) does, and differs
 // in this: the lock is held from opening to closing, so the files are read once and not
-// for each set of ranges, and not at all where the caller knows what is in them; and a reservation is complete from when it has a name, where
-// the stock plugin, killed between making and writing it, leaves an empty file that no
-// DEL knows for its own.
+// for each set of ranges, and not at all where the caller knows what is in them; and a
+// reservation is complete from when it has a name, where the stock plugin, killed between
+// making and writing it, leaves an empty file that no DEL knows for its own. So may a power
+// failure, whoever wrote it. Both have the lock from making to writing, so an empty file
+// that is seen under the lock is nobody's, and is removed.
 type store struct {
 	dir    string
 	lock   *os.File
 	owners map[string]string // what each address' file says, by the file's name; nil before that is read
 }
 
+func (c conf) storeDir() string { return filepath.Join(cmp.Or(c.IPAM.DataDir, dataDirectory), c.Name) }
+
+// hasStore tells whether there is anything of the network; if in doubt, there is.
+func (c conf) hasStore() bool {
+	_, err := os.Stat(c.storeDir())
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // openStore makes the directory if it isn't there, and waits for the lock as long as it
 // takes. Close the store after use.
 func openStore(c conf) (*store, error) {
-	data := c.IPAM.DataDir
-	if data == "" {
-		data = dataDirectory
-	}
-	dir := filepath.Join(data, c.Name)
+	dir := c.storeDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -85,8 +93,8 @@ func (s *store) Lock() error { return nil }
 // Unlock is Lock's.
 func (s *store) Unlock() error { return nil }
 
-// readOwners reads all addresses' files. There may be hundreds, so it spares them all
-// that os.ReadFile does besides.
+// readOwners reads all addresses' files, and removes the empty ones. There may be
+// hundreds, so it spares them all that os.ReadFile does besides.
 func readOwners(dir string) (map[string]string, error) {
 	d, err := os.Open(dir)
 	if err != nil {
@@ -112,6 +120,12 @@ func readOwners(dir string) (map[string]string, error) {
 		if err != nil {
 			return nil, &os.PathError{Op: "read", Path: filepath.Join(dir, name), Err: err}
 		}
+		if n == 0 {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		owners[name] = strings.TrimSpace(string(buffer[:n]))
 	}
 	return owners, nil
@@ -125,6 +139,9 @@ func (s *store) Reserve(id, ifname string, ip net.IP, rangeID string) (bool, err
 		return false, nil
 	}
 	made, err := newFile(s.dir, ip.String(), owner(id, ifname))
+	if err == nil && !made && s.removeEmpty(ip.String()) {
+		made, err = newFile(s.dir, ip.String(), owner(id, ifname))
+	}
 	if err != nil || !made {
 		return false, err
 	}
@@ -132,6 +149,13 @@ func (s *store) Reserve(id, ifname string, ip net.IP, rangeID string) (bool, err
 		s.owners[ip.String()] = owner(id, ifname)
 	}
 	return true, s.setLastReservedIP(ip, rangeID)
+}
+
+// removeEmpty removes an address' file that says nothing, and tells whether it did.
+func (s *store) removeEmpty(name string) bool {
+	file := filepath.Join(s.dir, name)
+	info, err := os.Lstat(file)
+	return err == nil && info.Mode().IsRegular() && info.Size() == 0 && os.Remove(file) == nil
 }
 
 // setLastReservedIP overwrites, as to truncate the file first makes some filesystems
@@ -171,7 +195,7 @@ func (s *store) GetByID(id, ifname string) (ips []net.IP) {
 // releaseKnown deletes the files of an interface's addresses, as far as they are its.
 func (s *store) releaseKnown(id, ifname string, addresses []netip.Addr) error {
 	for _, a := range addresses {
-		file := filepath.Join(s.dir, a.String())
+		file := filepath.Join(s.dir, a.Unmap().String())
 		has, err := os.ReadFile(file)
 		if err == nil && strings.TrimSpace(string(has)) == owner(id, ifname) {
 			err = os.Remove(file)

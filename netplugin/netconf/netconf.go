@@ -28,7 +28,10 @@ type Conf struct {
 	// Name unless it is given.
 	Network string `json:"network"`
 	// IPAM is of the plugin that gives addresses; none is host-local with the node's subnets.
-	IPAM         types.IPAM      `json:"ipam"`
+	IPAM types.IPAM `json:"ipam"`
+	// PlainIPAM is that ipam has nothing but the type, if that: which addresses there are is
+	// left to the node.
+	PlainIPAM    bool            `json:"-"`
 	DNS          types.DNS       `json:"dns"`
 	Capabilities map[string]bool `json:"capabilities"`
 	Args         json.RawMessage `json:"args"`
@@ -37,7 +40,7 @@ type Conf struct {
 	// Prev is the result of ADD, for CHECK and DEL.
 	Prev *types100.Result `json:"-"`
 	// Valid are the attachments that GC keeps; nil if the runtime didn't say.
-	Valid []types.GCAttachment `json:"cni.dev/valid-attachments"`
+	Valid []types.GCAttachment `json:"-"`
 
 	// Text is the configuration as it came.
 	Text []byte `json:"-"`
@@ -101,6 +104,12 @@ func Parse(text []byte) (*Conf, error) {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "read the network configuration", err.Error())
 	}
 	c.CNIVersion = v
+	var ipam map[string]json.RawMessage
+	if text, there := members["ipam"]; there && json.Unmarshal(text, &ipam) != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "ipam of the network configuration is no object", "")
+	}
+	delete(ipam, "type")
+	c.PlainIPAM = len(ipam) == 0
 	if err := utils.ValidateNetworkName(c.Name); err != nil {
 		return nil, err
 	}
@@ -113,7 +122,29 @@ func Parse(text []byte) (*Conf, error) {
 	if c.Network == "" {
 		c.Network = c.Name
 	}
+	if err := c.readValid(members); err != nil {
+		return nil, err
+	}
 	return c, c.readPrevious(members["prevResult"])
+}
+
+// readValid reads the attachments that GC keeps. Libraries have them under two names, and
+// null for none.
+func (c *Conf) readValid(members map[string]json.RawMessage) error {
+	for _, key := range []string{"cni.dev/valid-attachments", "cni.dev/attachments"} {
+		text, there := members[key]
+		if !there {
+			continue
+		}
+		if err := json.Unmarshal(text, &c.Valid); err != nil {
+			return types.NewError(types.ErrDecodingFailure, "read "+key, err.Error())
+		}
+		if c.Valid == nil {
+			c.Valid = []types.GCAttachment{}
+		}
+		return nil
+	}
+	return nil
 }
 
 func (c *Conf) readPrevious(text json.RawMessage) error {

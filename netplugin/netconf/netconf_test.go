@@ -22,10 +22,19 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Network != "blue" || c.IPAM.Type != "host-local" || len(c.Prev.IPs) != 1 ||
+	if c.Network != "blue" || c.IPAM.Type != "host-local" || c.PlainIPAM || len(c.Prev.IPs) != 1 ||
 		!reflect.DeepEqual(c.Valid, []types.GCAttachment{{ContainerID: "c", IfName: "eth0"}}) ||
 		net.HardwareAddr(c.RuntimeConfig.MAC).String() != "02:00:00:00:00:01" {
 		t.Errorf("%+v", c)
+	}
+	for text, want := range map[string][]types.GCAttachment{
+		`"cni.dev/valid-attachments": null`:                               {},
+		`"cni.dev/attachments": [{"containerID": "c", "ifname": "eth0"}]`: {{ContainerID: "c", IfName: "eth0"}},
+	} {
+		c, err := Parse([]byte(`{"cniVersion": "1.1.0", "name": "n", ` + text + `}`))
+		if err != nil || !reflect.DeepEqual(c.Valid, want) {
+			t.Errorf("%s: %v, %v", text, c.Valid, err)
+		}
 	}
 	for _, v := range Versions {
 		c, err := Parse([]byte(`{"cniVersion": "` + v + `", "name": "n", "type": "falcon"}`))

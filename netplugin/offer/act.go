@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/containerd/log"
-	"github.com/fsnotify/fsnotify"
 )
 
 // The tasks.
 const (
+	taskPrepare  = "get ready for offers"
+	taskWatch    = "watch the offers"
 	taskLook     = "look at the offers"
 	taskMake     = "make an offer"
 	taskWithdraw = "withdraw an offer"
@@ -24,13 +25,20 @@ const (
 
 // act does what is to be done, of what takes long one thing only, and returns when to
 // look again.
-func (k *Keeper) act(ctx context.Context, w *fsnotify.Watcher, now time.Time) time.Time {
+func (k *Keeper) act(ctx context.Context, now time.Time) time.Time {
 	if ctx.Err() != nil {
 		return now // Run ends
 	}
+	// Whoever empties /run takes the directories, and the watches with them; so these are
+	// renewed, and before looking: what changes from then on is looked at again.
+	if !k.try(ctx, task{do: taskPrepare}, func(context.Context) error { return k.prepare() }) {
+		return k.next(now.Add(k.pace.resync))
+	}
+	// Without it, what changes is seen whenever it is tried again.
+	k.try(ctx, task{do: taskWatch}, func(context.Context) error { return k.watch() })
 	var all map[state][]string
 	if !k.try(ctx, task{do: taskLook}, func(context.Context) (err error) {
-		all, err = k.look(w)
+		all, err = k.listAll()
 		return err
 	}) {
 		return k.next(now.Add(k.pace.resync))
@@ -74,18 +82,7 @@ func (k *Keeper) next(due time.Time) time.Time {
 	return due
 }
 
-// look lists all offers. Whoever empties /run takes the directories, and the watches with
-// them; so these are renewed.
-func (k *Keeper) look(w *fsnotify.Watcher) (map[state][]string, error) {
-	if err := k.prepare(); err != nil {
-		return nil, err
-	}
-	if err := k.watch(w); err != nil {
-		return nil, err
-	}
-	return k.listAll()
-}
-
+// listAll lists all offers.
 func (k *Keeper) listAll() (map[state][]string, error) {
 	all := map[state][]string{}
 	for _, s := range states {
@@ -134,7 +131,7 @@ func (k *Keeper) check(name string) error {
 		return err
 	}
 	if !k.Maker.Known(name) {
-		return fmt.Errorf("%s is not attached", name)
+		return fmt.Errorf("%s is not attached, or not as it ought to be now", name)
 	}
 	k.sound[name] = true
 	return nil

@@ -2,7 +2,6 @@ package offer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -24,8 +23,9 @@ type Maker interface {
 	// was, is no error. The container that had the namespace may have been detached under
 	// its own ID, or may be still.
 	Detach(ctx context.Context, id string) error
-	// Known tells whether Attach succeeded for an ID, before a restart too, and nothing has
-	// taken that back.
+	// Known tells whether Attach succeeded for an ID, before a restart too, nothing has
+	// taken that back, and it is as Attach would do it now. A ready offer that isn't known
+	// is withdrawn, and detached.
 	Known(id string) bool
 }
 
@@ -44,6 +44,7 @@ type Keeper struct {
 	took    time.Time            // when it was seen last that one was taken
 	id      string               // of the next offer: kept while that can't be made, so that reasons repeat
 
+	watcher  *fsnotify.Watcher // nil while there is none
 	failures map[task]*failure
 
 	mu      sync.Mutex
@@ -56,34 +57,32 @@ type task struct {
 	name string // of the offer; none if it is about no certain one
 }
 
-// Run keeps offers ready until ctx is done, then returns nil. Offers stay as they are:
-// ready ones are taken without a Keeper, and adopted by the next. The Maker must know by
-// now what it knew before a restart.
+// Run keeps offers ready until ctx is done, then returns nil: what fails is tried again.
+// Offers stay as they are: ready ones are taken without a Keeper, and adopted by the next.
+// The Maker must know by now what it knew before a restart.
 func (k *Keeper) Run(ctx context.Context) error {
 	k.begin()
 	ctx = k.logged(ctx)
-	if err := k.prepare(); err != nil {
-		return err
-	}
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch offers: %w; raise fs.inotify.max_user_instances", err)
-	}
-	defer w.Close()
+	defer k.unwatch()
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for {
+		var events <-chan fsnotify.Event
+		var lost <-chan error
+		if k.watcher != nil {
+			events, lost = k.watcher.Events, k.watcher.Errors
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case _, ok := <-w.Events: // whatever it is, all is looked at
+		case _, ok := <-events: // whatever it is, all is looked at
 			if !ok {
-				return errors.New("watch offers: the watch ended")
+				k.unwatch()
 			}
-		case <-w.Errors: // events were lost
+		case <-lost: // events
 		case <-next.C:
 		}
-		next.Reset(time.Until(k.act(ctx, w, time.Now())))
+		next.Reset(time.Until(k.act(ctx, time.Now())))
 	}
 }
 
@@ -103,13 +102,27 @@ func (k *Keeper) begin() {
 
 // watch watches for offers that are taken or done, and for anybody who takes the
 // directories away. Watching twice is once.
-func (k *Keeper) watch(w *fsnotify.Watcher) error {
+func (k *Keeper) watch() error {
+	if k.watcher == nil {
+		w, err := fsnotify.NewWatcher()
+		if err != nil {
+			return fmt.Errorf("%w; raise fs.inotify.max_user_instances if there are too few", err)
+		}
+		k.watcher = w
+	}
 	for _, s := range []state{ready, taken, done} {
-		if err := w.Add(filepath.Join(k.Dir, string(s))); err != nil {
+		if err := k.watcher.Add(filepath.Join(k.Dir, string(s))); err != nil {
 			return fmt.Errorf("watch offers that are %s: %w; raise fs.inotify.max_user_watches if there are too few", s, err)
 		}
 	}
 	return nil
+}
+
+func (k *Keeper) unwatch() {
+	if k.watcher != nil {
+		_ = k.watcher.Close()
+		k.watcher = nil
+	}
 }
 
 // try does something unless it failed a moment ago, and tells whether it did. A failure is

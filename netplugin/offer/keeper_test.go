@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/containerd/log"
-	"github.com/fsnotify/fsnotify"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -189,17 +188,13 @@ func TestIdle(t *testing.T) {
 	k := n.keeper(2)
 	k.pace = defaultPace()
 	k.begin()
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
+	defer k.unwatch()
 	for i := 0; ; {
 		if i++; i > 100 {
 			t.Fatal("there is no end of what is to do")
 		}
 		now := time.Now()
-		next := k.act(t.Context(), w, now)
+		next := k.act(t.Context(), now)
 		if !next.After(now) {
 			continue
 		}
@@ -207,7 +202,7 @@ func TestIdle(t *testing.T) {
 			t.Fatalf("waits %s, and there is %v", next.Sub(now), n.all())
 		}
 		select {
-		case <-w.Events: // of what was done
+		case <-k.watcher.Events: // of what was done
 		case <-time.After(100 * time.Millisecond):
 			return
 		}

@@ -52,12 +52,10 @@ func (f *fileSource) Run(ctx context.Context, self Node, changed func([]Node)) e
 	if err := self.Validate(); err != nil {
 		return fmt.Errorf("this node: %w", err)
 	}
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch %s: %w; raise fs.inotify.max_user_instances", f.path, err)
-	}
-	defer watcher.Close()
-	r := &fileRun{fileSource: f, watcher: watcher, list: list{self: self, changed: changed, status: &f.status}}
+	r := &fileRun{fileSource: f, list: list{self: self, changed: changed, status: &f.status}}
+	defer r.unwatch()
+	var events <-chan fsnotify.Event
+	var lost <-chan error
 	next := time.NewTimer(0)
 	defer next.Stop()
 	var since time.Time // of the first change that wasn't read yet
@@ -68,10 +66,13 @@ func (f *fileSource) Run(ctx context.Context, self Node, changed func([]Node)) e
 		case <-next.C:
 			since = time.Time{}
 			r.read(ctx)
+			if r.watcher != nil {
+				events, lost = r.watcher.Events, r.watcher.Errors
+			}
 			next.Reset(f.recheck)
 			continue
-		case <-watcher.Events:
-		case err := <-watcher.Errors: // events were lost
+		case <-events:
+		case err := <-lost: // events were lost
 			log.G(ctx).WithError(err).Debug("lost sight of the file of nodes for a moment")
 		}
 		if since.IsZero() {
@@ -85,7 +86,8 @@ func (f *fileSource) Run(ctx context.Context, self Node, changed func([]Node)) e
 type fileRun struct {
 	*fileSource
 	list    list
-	watcher *fsnotify.Watcher
+	watcher *fsnotify.Watcher // nil if the system has none left, of which was told
+	told    bool
 
 	text    []byte // read last, nil if it couldn't be
 	ownSaid string // what the file says about this node, if it is wrong and logged
@@ -93,7 +95,7 @@ type fileRun struct {
 
 // read brings the list up to the file, if it can.
 func (f *fileRun) read(ctx context.Context) {
-	f.watch() // before reading: what changes from now on brings another read
+	f.watch(ctx) // before reading: what changes from now on brings another read
 	text, err := os.ReadFile(f.path)
 	if err == nil && f.text != nil && bytes.Equal(text, f.text) {
 		return
@@ -121,7 +123,18 @@ func (f *fileRun) read(ctx context.Context) {
 
 // watch watches every directory in which a change can be one of the file: its own, and
 // the one that symbolic links lead to. What can't be watched is found by rereading.
-func (f *fileRun) watch() {
+func (f *fileRun) watch(ctx context.Context) {
+	if f.watcher == nil {
+		var err error
+		if f.watcher, err = fsnotify.NewWatcher(); err != nil {
+			f.watcher = nil
+			if !f.told {
+				log.G(ctx).WithError(err).Warnf("can't watch the file of nodes, which is read every %s instead; raise fs.inotify.max_user_instances", f.recheck)
+			}
+			f.told = true
+			return
+		}
+	}
 	want := []string{filepath.Dir(f.path)}
 	if target, err := filepath.EvalSymlinks(f.path); err == nil {
 		want = append(want, filepath.Dir(target))
@@ -133,6 +146,12 @@ func (f *fileRun) watch() {
 	}
 	for _, dir := range want {
 		_ = f.watcher.Add(dir) // again: it may be another directory of the same name
+	}
+}
+
+func (f *fileRun) unwatch() {
+	if f.watcher != nil {
+		_ = f.watcher.Close()
 	}
 }
 

@@ -90,11 +90,7 @@ func inUse(dir string) ([]string, error) {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	store, err := endpoint.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	records, bad, err := store.List()
+	records, bad, err := endpoint.List(dir)
 	if err != nil {
 		return nil, fmt.Errorf("list the attachments: %w", err)
 	}

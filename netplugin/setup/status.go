@@ -2,15 +2,12 @@ package setup
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -48,41 +45,15 @@ func agentRoot() string {
 
 func ask(ctx context.Context, root string) Report {
 	r := Report{Root: root}
-	node, err := call(ctx, filepath.Join(root, protocol.Socket))
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	node, err := agent.Ask(ctx, root)
 	if err != nil {
 		r.Problem = explain(err)
 		return r
 	}
 	r.Agent, r.Node = true, node
 	return r
-}
-
-// call asks for a report by the protocol. Unlike the plugin's own client it gives up on an
-// agent that is stuck.
-func call(ctx context.Context, socket string) (*agent.Report, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
-	if _, err := conn.Write(protocol.Encode([]string{"CNI_COMMAND=" + protocol.Report}, nil)); err != nil {
-		return nil, err
-	}
-	if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
-		return nil, err
-	}
-	reply, err := io.ReadAll(conn)
-	if err != nil {
-		return nil, err
-	}
-	if len(reply) == 0 || reply[0] != '0' {
-		return nil, fmt.Errorf("it answered %.200q", reply)
-	}
-	node := &agent.Report{}
-	return node, json.Unmarshal(reply[1:], node)
 }
 
 // explain says for people why the agent doesn't answer.

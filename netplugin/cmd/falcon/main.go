@@ -50,7 +50,7 @@ func main() {
 			os.Exit(1)
 		}
 	case command == "DEL" || command == "GC":
-		alone(config, namespace)
+		alone(config)
 	case command == "STATUS":
 		fail(codeUnavailable, "start falcond on this node", err)
 	default:
@@ -84,7 +84,7 @@ func openNamespace(command string) (int, error) {
 }
 
 // alone does the work without the agent: it becomes `falcond cni`.
-func alone(config []byte, namespace int) {
+func alone(config []byte) {
 	program, err := findAgent()
 	if err != nil {
 		fail(codeTryLater, "falcond does not run, and could not be found to clean up without it", err)

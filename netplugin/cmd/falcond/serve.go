@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -21,7 +21,8 @@ import (
 const healthSocket = "falcond.sock"
 
 func serve(ctx context.Context, s settings) error {
-	lock, err := daemon.Lock(s.root)
+	// Calls that are done without an agent have it for a moment.
+	lock, err := lockPatiently(ctx, s.root, func() bool { return false })
 	if err != nil {
 		return err
 	}
@@ -65,39 +66,57 @@ func alone(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	request := protocol.Encode(os.Environ(), config)
-	lock, err := daemon.Lock(s.root)
-	if errdefs.IsFailedPrecondition(err) {
-		// It is there after all, or about to be.
-		return answer(request, s.root)
-	}
+	output, ok, err := handle(ctx, s, protocol.Encode(os.Environ(), config))
 	if err != nil {
 		return err
+	}
+	_, err = os.Stdout.Write(output)
+	if err == nil && !ok {
+		// What CNI reads is printed; an error of ours would come on top.
+		os.Exit(1)
+	}
+	return err
+}
+
+// longest is how long somebody else may do its work: another call without an agent, or an
+// agent that finishes its calls.
+const longest = 30 * time.Second
+
+// handle answers a request as soon as this process has the root, or by the agent, if there
+// is one after all.
+func handle(ctx context.Context, s settings, request []byte) (output []byte, ok bool, err error) {
+	lock, err := lockPatiently(ctx, s.root, func() bool {
+		output, ok, err = protocol.Call(filepath.Join(s.root, protocol.Socket), request, -1)
+		return err == nil
+	})
+	switch {
+	case errdefs.IsFailedPrecondition(err):
+		return []byte(`{"cniVersion":"1.1.0","code":11,"msg":"another call without falcond, or falcond's end, takes long","details":"start falcond, and try again"}` + "\n"), false, nil
+	case err != nil:
+		return nil, false, err
+	case lock == nil:
+		return output, ok, nil
 	}
 	defer lock.Close()
 	a, err := agent.Open(ctx, agent.Options{Config: s.Config, Root: s.root, State: s.state})
 	if err != nil {
-		return err
+		return nil, false, err
 	}
-	output, ok := a.Handle(ctx, request, nil)
-	return errors.Join(finish(output, ok), a.Close())
+	output, ok = a.Handle(ctx, request, nil)
+	return output, ok, a.Close()
 }
 
-// answer has the agent answer.
-func answer(request []byte, root string) error {
-	output, ok, err := protocol.Call(filepath.Join(root, protocol.Socket), request, -1)
-	if err != nil {
-		return finish([]byte(`{"cniVersion":"1.1.0","code":11,"msg":"falcond is starting or stopping"}`+"\n"), false)
+// lockPatiently locks the root, unless instead is true meanwhile: then there is no lock.
+func lockPatiently(ctx context.Context, root string, instead func() bool) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	for {
+		lock, err := daemon.Lock(root) // which waits for a second
+		if !errdefs.IsFailedPrecondition(err) || ctx.Err() != nil {
+			return lock, err
+		}
+		if instead() {
+			return nil, nil
+		}
 	}
-	return finish(output, ok)
-}
-
-// finish prints what the plugin would. After a failure the process ends: what CNI reads is
-// printed, and an error of ours would come on top.
-func finish(output []byte, ok bool) error {
-	_, err := os.Stdout.Write(output)
-	if err == nil && !ok {
-		os.Exit(1)
-	}
-	return err
 }

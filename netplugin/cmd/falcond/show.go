@@ -1,12 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,36 +15,27 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/peregrine-dev/peregrine/netplugin/agent"
-	"github.com/peregrine-dev/peregrine/netplugin/protocol"
 )
+
+// patience is how long the agent may take to say how it is.
+const patience = 5 * time.Second
 
 // show asks the agent how it is, and prints what print makes of it, or all of it as JSON.
 func show(print func(io.Writer, agent.Report)) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		report, text, err := ask(c.Path("root"))
+		ctx, cancel := context.WithTimeout(c.Context, patience)
+		defer cancel()
+		report, err := agent.Ask(ctx, c.Path("root"))
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: start falcond, or give its --root", err)
 		}
 		if c.Bool("json") {
-			_, err := fmt.Println(text)
-			return err
+			return json.NewEncoder(os.Stdout).Encode(report)
 		}
 		table := tabwriter.NewWriter(os.Stdout, 0, 8, 2, ' ', 0)
-		print(table, report)
+		print(table, *report)
 		return table.Flush()
 	}
-}
-
-func ask(root string) (report agent.Report, text string, err error) {
-	request := protocol.Encode([]string{"CNI_COMMAND=" + protocol.Report}, nil)
-	output, ok, err := protocol.Call(filepath.Join(root, protocol.Socket), request, -1)
-	if err != nil {
-		return report, "", fmt.Errorf("%w: start falcond, or give its --root", err)
-	}
-	if !ok {
-		return report, "", fmt.Errorf("falcond: %s", output)
-	}
-	return report, string(output), json.Unmarshal(output, &report)
 }
 
 func printStatus(w io.Writer, r agent.Report) {
@@ -68,8 +59,11 @@ func printStatus(w io.Writer, r agent.Report) {
 	fmt.Fprintln(w, "\nNETWORK\tVNI\tBRIDGE\tSUBNETS\tENDPOINTS\tSTATE")
 	for _, n := range r.Networks {
 		state := "ready"
-		if n.Problem != "" {
+		switch {
+		case n.Problem != "":
 			state = n.Problem
+		case n.Leaving:
+			state = "not in the configuration any more; goes with its last container"
 		}
 		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%d\t%s\n", n.Name, n.VNI, n.Bridge, list(n.Subnets), n.Endpoints, state)
 	}
