@@ -235,22 +235,25 @@ func TestBridgeKeepsItsMTUAndMAC(t *testing.T) {
 // Networks are set up beside each other: dumps are interrupted and globals shared.
 func TestNetworksAtOnce(t *testing.T) {
 	nd := nodes(t, false, 1)[0]
+	var remotes [8][]Remote
+	var networks [8]Network
 	var wg sync.WaitGroup
 	for i := range uint32(8) {
-		n := Network{VNI: 100 + i, Subnets: prefixes(fmt.Sprintf("10.%d.1.0/24 fd00:%d:1::/64", 10+i, 10+i))}
-		var remotes []Remote
+		networks[i] = Network{VNI: 100 + i, Subnets: prefixes(fmt.Sprintf("10.%d.1.0/24 fd00:%d:1::/64", 10+i, 10+i))}
 		for k := range 10 {
-			remotes = append(remotes, Remote{netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + k)}), prefixes(fmt.Sprintf("10.%d.%d.0/24", 10+i, 10+k))})
+			remotes[i] = append(remotes[i], Remote{netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + k)}), prefixes(fmt.Sprintf("10.%d.%d.0/24", 10+i, 10+k))})
 		}
 		wg.Go(func() {
 			nd.Do(func() {
-				for round := range 3 {
-					if changed, err := nd.o.Ensure(n, remotes); changed != (round == 0) || err != nil {
-						t.Errorf("%d, round %d: changed %t, %v", n.VNI, round, changed, err)
+				// The kernel's list of FDB entries may miss some while other devices go. Then
+				// they are put again, to no effect.
+				for range 3 {
+					if _, err := nd.o.Ensure(networks[i], remotes[i]); err != nil {
+						t.Errorf("%d: %v", networks[i].VNI, err)
 					}
 				}
 				if i%2 == 0 {
-					if err := nd.o.Remove(n.VNI); err != nil {
+					if err := nd.o.Remove(networks[i].VNI); err != nil {
 						t.Error(err)
 					}
 				}
@@ -258,6 +261,13 @@ func TestNetworksAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	nd.Do(func() {
+		for i, n := range networks {
+			if changed, err := nd.o.Ensure(n, remotes[i]); changed != (i%2 == 0) || err != nil {
+				t.Errorf("%d: changed %t, %v", n.VNI, changed, err)
+			}
+		}
+	})
 }
 
 func TestDumpIsTriedAgain(t *testing.T) {

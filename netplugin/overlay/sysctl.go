@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -40,13 +41,17 @@ func (s *snapshot) readSysctls(wanted []sysctl) error {
 		return nil
 	}
 	var err error
-	s.hearsRA, err = hearsRA(s.bridge.name, s.device.name)
+	s.hearsRA, err = hearsRA()
 	return err
 }
 
-// hearsRA lists the interfaces, all but the named, that process router advertisements
-// and would not if they forwarded: accept_ra is 1 (Documentation/networking/ip-sysctl.rst).
-func hearsRA(but ...string) ([]string, error) {
+// ours are the bridges, VXLAN devices and containers' links of all networks, which hear
+// nobody's advertisements: some may be in the making, with the kernel's defaults.
+var ours = regexp.MustCompile(`^(f[bx][0-9]+|fv[0-9a-f]{11})$`)
+
+// hearsRA lists the interfaces that process router advertisements and would not if they
+// forwarded: accept_ra is 1 (Documentation/networking/ip-sysctl.rst).
+func hearsRA() ([]string, error) {
 	files, err := filepath.Glob(filepath.Join(sysctls, "net/ipv6/conf/*/accept_ra"))
 	if err != nil {
 		return nil, err
@@ -54,7 +59,7 @@ func hearsRA(but ...string) ([]string, error) {
 	var names []string
 	for _, file := range files {
 		name := filepath.Base(filepath.Dir(file))
-		if slices.Contains([]string{"all", "default", "lo"}, name) || slices.Contains(but, name) {
+		if slices.Contains([]string{"all", "default", "lo"}, name) || ours.MatchString(name) {
 			continue
 		}
 		accept, err := readSysctl("net/ipv6/conf/" + name + "/accept_ra")
