@@ -135,12 +135,12 @@ func (a *Agent) make(ctx context.Context, n network, record *endpoint.Record, r 
 // lease writes the record down, and has addresses given to it.
 func (a *Agent) lease(ctx context.Context, record *endpoint.Record) (*types100.Result, error) {
 	a.leases.use.RLock()
-	defer a.leases.use.RUnlock()
-	if err := a.put(*record); err != nil {
+	err := a.put(*record)
+	a.leases.use.RUnlock()
+	if err != nil {
 		return nil, err
 	}
 	lease := leaseOf(record)
-	var err error
 	if lease.Fresh, err = a.noteLease(record.Config); err != nil {
 		return nil, err
 	}

@@ -111,16 +111,3 @@ func (a *Agent) removeLeft(ctx context.Context) error {
 	a.mu.Unlock()
 	return errors.Join(errs, a.saveNetworks())
 }
-
-// saveJSON writes a file as a whole, or not at all.
-func saveJSON(dir, name string, value any) error {
-	text, err := json.Marshal(value)
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(dir, name)
-	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
-}

@@ -44,8 +44,8 @@ func placeOf(settings []byte) (p place, local bool, err error) {
 // leases are the places that addresses were given from, with a configuration for each.
 // They outlive a reboot, as the addresses do.
 type leases struct {
-	// use is held for reading while an address is given, and for writing while those that
-	// nobody has are taken back: none is of somebody who is about to have a record.
+	// use is held for reading while a record is made, which comes before its addresses, and
+	// for writing while addresses are taken back that no record has.
 	use sync.RWMutex
 
 	mu     sync.Mutex

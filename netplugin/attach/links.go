@@ -54,5 +54,5 @@ func Replug(link, bridge string) error {
 	if err := netlink.LinkSetMaster(port, to); err != nil {
 		return fmt.Errorf("make %s a port of %s: %w", link, bridge, err)
 	}
-	return nil
+	return hairpin(link)
 }

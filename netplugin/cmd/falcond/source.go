@@ -49,7 +49,10 @@ func instance(file string) (string, error) {
 		return "", err
 	}
 	id := rand.Text()
-	return id, os.WriteFile(file, []byte(id), 0o600)
+	if err := os.WriteFile(file+".new", []byte(id), 0o600); err != nil {
+		return "", err
+	}
+	return id, os.Rename(file+".new", file)
 }
 
 // leave takes this node out of the source of nodes.
