@@ -59,7 +59,7 @@ func StartFalcond(ctx context.Context, bin, dir string, node *netlab.NS, c confi
 func (f *Falcond) Start(ctx context.Context) (err error) {
 	// It becomes the agent, which so is this process's child.
 	f.Process, err = start(filepath.Join(f.dir, filepath.Base(f.file)+".log"), os.Getenv("PATH"), f.Env,
-		"nsenter", "--net="+f.Node.Path(), filepath.Join(f.bin, "falcond"), "--config", f.file, "--root", f.Root)
+		"nsenter", "--net="+f.Node.Path(), filepath.Join(f.bin, "falcond"), "--config", f.file, "--root", f.Root, "--state", filepath.Join(f.Root, "state"))
 	if err != nil {
 		return err
 	}
