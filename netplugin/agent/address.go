@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/vishvananda/netlink"
 
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
 )
 
@@ -17,8 +17,7 @@ import (
 // there are both: where other nodes reach this one unless it is told otherwise.
 func FindAddress() (netip.Addr, error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		var routes []netlink.Route
-		err := whole(func() (err error) { routes, err = netlink.RouteList(nil, family); return err })
+		routes, err := dump.All(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 		if err != nil {
 			return netip.Addr{}, fmt.Errorf("list routes: %w", err)
 		}
@@ -47,8 +46,8 @@ func firstAddress(link, family int) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	var addresses []netlink.Addr
-	if err := whole(func() (err error) { addresses, err = netlink.AddrList(l, family); return err }); err != nil {
+	addresses, err := dump.All(func() ([]netlink.Addr, error) { return netlink.AddrList(l, family) })
+	if err != nil {
 		return netip.Addr{}, err
 	}
 	for _, a := range addresses {
@@ -57,15 +56,6 @@ func firstAddress(link, family int) (netip.Addr, error) {
 		}
 	}
 	return netip.Addr{}, nil
-}
-
-// whole lists again what changed while it was listed.
-func whole(list func() error) error {
-	for {
-		if err := list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return err
-		}
-	}
 }
 
 // locate finds where this node is in the underlay, and reports whether that changed.

@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 )
 
 // Check compares what is with the spec: both ends up and tied to each other, MTU, MAC,
@@ -59,11 +61,11 @@ func look(ns *os.File, s Spec) (state, error) {
 			return err
 		}
 		link := &netlink.GenericLink{LinkAttrs: *is.inside}
-		is.addresses, err = dump(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+		is.addresses, err = dump.All(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list the container's addresses: %w", err)
 		}
-		is.routes, err = dump(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_ALL) })
+		is.routes, err = dump.All(func() ([]netlink.Route, error) { return netlink.RouteList(link, netlink.FAMILY_ALL) })
 		if err != nil {
 			return fmt.Errorf("list the container's routes: %w", err)
 		}
@@ -81,20 +83,6 @@ func attributes(name string) (*netlink.LinkAttrs, error) {
 		return nil, fmt.Errorf("look at link %s: %w", name, err)
 	}
 	return link.Attrs(), nil
-}
-
-// dumps is how often a list is asked for while it changes under the kernel's hands.
-const dumps = 20
-
-// dump repeats a netlink dump that was interrupted by a change, and so may lack things
-// that are there.
-func dump[T any](list func() ([]T, error)) (got []T, err error) {
-	for range dumps {
-		if got, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return got, err
-		}
-	}
-	return nil, err
 }
 
 // differences says in what a container is not as its spec wants it.

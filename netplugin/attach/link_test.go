@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 	"github.com/peregrine-dev/peregrine/netplugin/netnstest"
 )
 
@@ -44,7 +45,7 @@ func world(t testing.TB) (host, container *netnstest.NS) {
 
 func links(t testing.TB, ns *netnstest.NS) string {
 	t.Helper()
-	all, err := dump(ns.Netlink().LinkList)
+	all, err := dump.All(ns.Netlink().LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,13 +5,15 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 )
 
 // Links are the host's ends of all containers that are attached, in the calling thread's
 // network namespace, by name with the index of the bridge that each is a port of, 0 if of
 // none. Those that a Detacher has unplugged are not among them.
 func Links() (map[string]int, error) {
-	messages, err := dump(func() ([][]byte, error) {
+	messages, err := dump.All(func() ([][]byte, error) {
 		var got [][]byte
 		err := vethDump().ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, func(m []byte) bool {
 			got = append(got, m)

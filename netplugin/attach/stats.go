@@ -6,6 +6,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 )
 
 // Traffic is what passed a container's interface since it was attached, as the container
@@ -18,7 +20,7 @@ type Traffic struct {
 // Stats reads the counters of the links named, all by one netlink dump. Links that are
 // not there are not in the answer.
 func Stats(links []string) (map[string]Traffic, error) {
-	messages, err := dump(func() ([][]byte, error) {
+	messages, err := dump.All(func() ([][]byte, error) {
 		var got [][]byte
 		// Iter, as the library's Execute hides that a dump was interrupted.
 		err := vethDump().ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, func(m []byte) bool {

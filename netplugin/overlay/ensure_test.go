@@ -3,7 +3,6 @@ package overlay
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/peregrine-dev/peregrine/netplugin/netnstest"
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -268,25 +266,6 @@ func TestNetworksAtOnce(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestDumpIsTriedAgain(t *testing.T) {
-	tries := 0
-	got, err := dump(func() ([]int, error) {
-		if tries++; tries < 3 {
-			return nil, netlink.ErrDumpInterrupted
-		}
-		return []int{1}, nil
-	})
-	if len(got) != 1 || err != nil || tries != 3 {
-		t.Error(got, err, tries)
-	}
-	if _, err := dump(func() ([]int, error) { return nil, netlink.ErrDumpInterrupted }); !errdefs.IsUnavailable(err) {
-		t.Error(err)
-	}
-	if _, err := dump(func() ([]int, error) { return nil, unix.EPERM }); !errors.Is(err, unix.EPERM) {
-		t.Error(err)
-	}
 }
 
 func BenchmarkEnsureOfWhatIsRight(b *testing.B) {

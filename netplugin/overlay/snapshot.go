@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -9,26 +8,16 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 )
 
-// dump lists kernel objects, again when something changed while the kernel listed them.
-func dump[T any](list func() ([]T, error)) ([]T, error) {
-	const tries = 20
-	for range tries {
-		all, err := list()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
-	return nil, fmt.Errorf("the kernel's lists changed while they were read, %d times: %w", tries, errdefs.ErrUnavailable)
-}
-
 func readLinks() ([]netlink.Link, []netlink.Addr, error) {
-	links, err := dump(netlink.LinkList)
+	links, err := dump.All(netlink.LinkList)
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
-	addresses, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
+	addresses, err := dump.All(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -142,7 +131,7 @@ func (s *state) addAddresses(indexes map[string]int, addresses []netlink.Addr) {
 func readRoutes(vni uint32, device int) (map[routeKey]route, error) {
 	routes := make(map[routeKey]route)
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		all, err := dump(func() ([]netlink.Route, error) {
+		all, err := dump.All(func() ([]netlink.Route, error) {
 			return netlink.RouteListFiltered(family, &netlink.Route{Protocol: Protocol}, netlink.RT_FILTER_PROTOCOL)
 		})
 		if err != nil {
@@ -170,7 +159,7 @@ func readRoutes(vni uint32, device int) (map[routeKey]route, error) {
 func (s *state) readNeighbours(device int) error {
 	s.neighbours, s.fdb = make(map[netip.Addr]mac), set[fdbEntry]{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6, unix.AF_BRIDGE} {
-		all, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(device, family) })
+		all, err := dump.All(func() ([]netlink.Neigh, error) { return netlink.NeighList(device, family) })
 		if err != nil {
 			return fmt.Errorf("list neighbours: %w", err)
 		}

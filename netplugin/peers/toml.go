@@ -2,13 +2,12 @@ package peers
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/pelletier/go-toml/v2"
+
+	"github.com/peregrine-dev/peregrine/internal/tomlfile"
 )
 
 // file is the form of a file of nodes.
@@ -37,8 +36,8 @@ func decodeFile(text []byte) (nodes []Node, unreadable []Rejected, err error) {
 		return nil, nil, fmt.Errorf("1:1: the file is empty; for no nodes, write a comment: %w", errdefs.ErrInvalidArgument)
 	}
 	var f file
-	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&f); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", placed(err), errdefs.ErrInvalidArgument)
+	if err := tomlfile.Decode(text, &f); err != nil {
+		return nil, nil, err
 	}
 	for _, n := range f.Nodes {
 		node := Node{n.Name, n.Address, make(map[uint32][]netip.Prefix, len(n.Networks))}
@@ -56,20 +55,4 @@ func decodeFile(text []byte) (nodes []Node, unreadable []Rejected, err error) {
 		nodes = append(nodes, node)
 	}
 	return nodes, unreadable, nil
-}
-
-// placed starts the decoder's error with line and column.
-func placed(err error) error {
-	var unknown *toml.StrictMissingError
-	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
-		row, col := unknown.Errors[0].Position()
-		return fmt.Errorf("%d:%d: unknown key %q, want [[node]] with name, address and [[node.network]] with vni, subnets",
-			row, col, strings.Join(unknown.Errors[0].Key(), "."))
-	}
-	var decode *toml.DecodeError
-	if errors.As(err, &decode) {
-		row, col := decode.Position()
-		return fmt.Errorf("%d:%d: %s", row, col, strings.TrimPrefix(decode.Error(), "toml: "))
-	}
-	return fmt.Errorf("1:1: %w", err)
 }

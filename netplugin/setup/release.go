@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
 )
@@ -19,7 +20,7 @@ import (
 // fails with ErrFailedPrecondition, and removes nothing, while a bridge has ports. Nobody
 // may make networks.
 func release(context.Context) error {
-	links, err := dump(netlink.LinkList)
+	links, err := dump.All(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("list the network's links: %w", err)
 	}
@@ -62,7 +63,7 @@ func isOurs(l netlink.Link) bool {
 
 // releaseRoutes removes those of the networks' routes that are on no link of theirs.
 func releaseRoutes() error {
-	routes, err := dump(func() ([]netlink.Route, error) {
+	routes, err := dump.All(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Protocol: overlay.Protocol}, netlink.RT_FILTER_PROTOCOL)
 	})
 	if err != nil {
@@ -88,16 +89,3 @@ func releaseTables() error {
 	}
 	return err
 }
-
-// dump lists something of the kernel's, again while it changes under the list.
-func dump[T any](list func() ([]T, error)) ([]T, error) {
-	for i := 0; ; i++ {
-		all, err := list()
-		if i == attempts || !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
-}
-
-// attempts bounds how often a list is asked for again.
-const attempts = 100

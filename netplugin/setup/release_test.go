@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/netnstest"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
@@ -23,14 +24,14 @@ import (
 func left(t *testing.T) []string {
 	t.Helper()
 	var all []string
-	links, err := dump(netlink.LinkList)
+	links, err := dump.All(netlink.LinkList)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, l := range links {
 		all = append(all, l.Attrs().Name)
 	}
-	routes, err := dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
+	routes, err := dump.All(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +169,7 @@ func TestReleaseOfAgent(t *testing.T) {
 // routesOf lists the overlay's routes.
 func routesOf(t *testing.T, family int) []netlink.Route {
 	t.Helper()
-	routes, err := dump(func() ([]netlink.Route, error) {
+	routes, err := dump.All(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(family, &netlink.Route{Protocol: overlay.Protocol}, netlink.RT_FILTER_PROTOCOL)
 	})
 	if err != nil {
@@ -226,26 +227,4 @@ func TestReleaseWhileInUse(t *testing.T) {
 			t.Errorf("left %q of %q", got, before)
 		}
 	})
-}
-
-func TestDump(t *testing.T) {
-	calls := 0
-	list := func(interrupted int) func() ([]int, error) {
-		calls = 0
-		return func() ([]int, error) {
-			if calls++; calls <= interrupted {
-				return nil, netlink.ErrDumpInterrupted
-			}
-			return []int{1}, nil
-		}
-	}
-	if all, err := dump(list(3)); err != nil || len(all) != 1 || calls != 4 {
-		t.Errorf("%v, %v after %d calls", all, err, calls)
-	}
-	if _, err := dump(list(attempts + 1)); !errors.Is(err, netlink.ErrDumpInterrupted) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := dump(func() ([]int, error) { return nil, unix.EPERM }); !errors.Is(err, unix.EPERM) {
-		t.Errorf("got %v", err)
-	}
 }

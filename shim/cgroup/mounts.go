@@ -23,9 +23,6 @@ type Mount struct {
 	Flags uintptr
 	// Data is the file system's own options.
 	Data string
-	// Otherwise, when not nil, takes the place of this step where the kernel
-	// answers EPERM or EBUSY: cgroup2 in a user namespace.
-	Otherwise *Mount
 }
 
 // MountOptions are what Mounts must know of a spec mount of type "cgroup".
@@ -52,11 +49,7 @@ type MountOptions struct {
 func (h *Host) Mounts(paths map[string]string, o MountOptions) []Mount {
 	const basic = unix.MS_NOEXEC | unix.MS_NOSUID | unix.MS_NODEV
 	if h.unified {
-		bind := Mount{Type: "bind", Source: root, Destination: o.Destination, Flags: unix.MS_BIND | o.Flags}
-		if o.Namespace {
-			bind.Source = paths[""]
-		}
-		return []Mount{{Type: "cgroup2", Source: o.Source, Destination: o.Destination, Flags: o.Flags, Data: o.Data, Otherwise: &bind}}
+		return []Mount{{Type: "cgroup2", Source: o.Source, Destination: o.Destination, Flags: o.Flags, Data: o.Data}}
 	}
 	out := []Mount{{Type: "tmpfs", Source: "tmpfs", Destination: o.Destination, Flags: basic, Data: "mode=755"}}
 	var links []Mount
