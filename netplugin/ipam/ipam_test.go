@@ -149,6 +149,7 @@ func TestKilled(t *testing.T) {
 		if err := c.Start(); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
 		deadline := time.Now().Add(10 * time.Second)
 		for len(allocations(t, dir)) == 0 && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
