@@ -160,7 +160,7 @@ func TestInstallNetwork(t *testing.T) {
 		t.Errorf("attached a container: %s", result)
 	}
 	outside := other.Echo("udp", "192.0.2.2:7")
-	if err := container.Try("udp", outside, 5*time.Second); err != nil {
+	if err := container.Try("udp", outside, time.Minute); err != nil {
 		t.Errorf("from the container to the outside: %v", err)
 	}
 	if out, err := command(t, node, "peregrine", "uninstall").CombinedOutput(); err == nil || !strings.Contains(string(out), "falcon is in use") {

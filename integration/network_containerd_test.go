@@ -174,7 +174,7 @@ var server = []string{"httpd", "-f", "-p", "8080", "-h", filepath.Dir(hello)}
 // (Debian's static busybox dies of wget, which looks for the name of a service.)
 func get(address netip.Prefix) []string {
 	return []string{"sh", "-c", fmt.Sprintf(
-		`for i in 1 2 3 4 5 6 7 8 9 10; do printf 'GET /%s HTTP/1.0\r\n\r\n' | nc -w 5 %s 8080 && exit; sleep 0.1; done; exit 1`,
+		`i=0; while [ $((i+=1)) -lt 300 ]; do printf 'GET /%s HTTP/1.0\r\n\r\n' | nc -w 5 %s 8080 && exit; sleep 0.1; done; exit 1`,
 		filepath.Base(hello), address.Addr())}
 }
 

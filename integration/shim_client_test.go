@@ -96,7 +96,7 @@ func end(t *testing.T, ended <-chan containerd.ExitStatus, want uint32) {
 		if code, _, err := status.Result(); err != nil || code != want {
 			t.Errorf("the exit is %d, %v; want %d", code, err, want)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("no exit")
 	}
 }
@@ -183,7 +183,7 @@ func (s *shimUnderTest) largeOutput(t *testing.T) {
 	task, ended := startTask(t, c, cio.NewCreator(cio.WithStreams(in, &out, io.Discard)))
 	select {
 	case <-in.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the container doesn't read its input")
 	}
 	if err := task.CloseIO(t.Context(), containerd.WithStdinCloser); err != nil {
@@ -247,7 +247,7 @@ func (s *shimUnderTest) killAll(t *testing.T) {
 // waitPids waits until a task has a number of processes.
 func waitPids(t *testing.T, task containerd.Task, n int) (pids []uint32) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		infos, err := task.Pids(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -267,7 +267,7 @@ func waitPids(t *testing.T, task containerd.Task, n int) (pids []uint32) {
 // gone waits until a process is.
 func gone(t *testing.T, pid int) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); unix.Kill(pid, 0) == nil; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("process %d is still there", pid)
 		}

@@ -94,7 +94,7 @@ func subscribe(t *testing.T, client *containerd.Client, id string) (next func() 
 				}
 			case err := <-errs:
 				t.Fatalf("events end: %v", err)
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("no event")
 			}
 		}

@@ -111,7 +111,7 @@ const (
 )
 
 // patience is how long anything may take.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // live takes all steps, or those up to a murder.
 func (x *life) live(ctx context.Context, m *murder) error {

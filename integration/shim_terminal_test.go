@@ -128,7 +128,7 @@ func (p *session) say(t *testing.T, text string) {
 // wait waits until the terminal shows a text, after what it has been asked for already.
 func (p *session) wait(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		p.mu.Lock()
 		at := bytes.Index(p.seen.Bytes(), []byte(text))
 		if at >= 0 {

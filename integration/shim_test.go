@@ -119,7 +119,7 @@ func (s *shimUnderTest) status(t *testing.T, id string) string {
 // wantStatus waits until a task has a status.
 func (s *shimUnderTest) wantStatus(t *testing.T, id, want string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		got := s.status(t, id)
 		if got == want {

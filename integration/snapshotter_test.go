@@ -155,7 +155,7 @@ func killWhileRunning(t *testing.T, c *harness.Containerd, bao *harness.Snapshot
 // back-off.
 func reconnect(t *testing.T, c *harness.Containerd) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		_, err := c.Ctr(t.Context(), "snapshots", onBaoverlay, "usage")
 		if err == nil {

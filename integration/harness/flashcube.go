@@ -201,7 +201,7 @@ func (f *Flashcube) Drain() error {
 		return err
 	}
 	// A part in the making gets ready without the daemon.
-	const patience = 10 * time.Second
+	const patience = time.Minute
 	for end := time.Now().Add(patience); f.count(claim.Building) > 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			break
@@ -247,7 +247,7 @@ func endProcess(pid int) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", pid, err)
 	}
-	const patience = 10 * time.Second
+	const patience = time.Minute
 	for end := time.Now().Add(patience); ; {
 		left := max(time.Until(end), 0)
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds()))

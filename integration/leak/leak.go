@@ -156,7 +156,7 @@ func bpfObjects(s State) error {
 // Settle is Since for now. It gives the kernel a moment: an unmounted file system's loop device, a killed
 // process and its cgroup go a little later than the call that ended them returns.
 func Settle(before State) ([]string, error) {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		now, err := Look()
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/peregrine-dev/peregrine/integration/network/node"
+	"github.com/peregrine-dev/peregrine/netplugin/dump"
 	"github.com/peregrine-dev/peregrine/netplugin/netnstest"
 )
 
@@ -121,7 +122,7 @@ func TestChains(t *testing.T) {
 					t.Errorf("left in the firewall: %s", line)
 				}
 			}
-			links, err := n.NS.Netlink().LinkList()
+			links, err := dump.All(n.NS.Netlink().LinkList)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,6 +3,7 @@ package network
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -158,9 +159,12 @@ func TestClusterNetworksAreIsolated(t *testing.T) {
 		}
 	}
 	for _, bridge := range []string{"fb1", "fb2"} {
-		if dropped(t, c.nodes[0], firewall.Crossed, bridge) == 0 {
-			t.Errorf("nothing that came by %s was counted", bridge)
-		}
+		c.nodes[0].Eventually(func() error {
+			if dropped(t, c.nodes[0], firewall.Crossed, bridge) == 0 {
+				return fmt.Errorf("nothing that came by %s was counted", bridge)
+			}
+			return nil
+		})
 	}
 	// Nor to the gateways of the other: they are the node, not the network.
 	for _, gateway := range []string{"10.89.1.1", "10.89.2.1", "fd00:89:0:1::1", "fd00:89:0:2::1"} {

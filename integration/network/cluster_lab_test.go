@@ -22,7 +22,7 @@ import (
 )
 
 // patience is how long anything may take that is about to happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // cluster is nodes on a switch. Node i, from 1, has 192.0.2.i/24 and 2001:db8::i/64, and
 // default routes to outside, which is no node.

@@ -179,5 +179,10 @@ func TestKillPlugin(t *testing.T) {
 		}
 		n.MustDel(list, attached...)
 	}
-	n.MustHold(steady)
+	n.Eventually(func() error {
+		if err := n.GC(t.Context(), list, steady); err != nil {
+			return err
+		}
+		return n.Holds(steady)
+	})
 }

@@ -23,7 +23,7 @@ import (
 )
 
 // patience is how long a container may take for one step.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // Runner runs cases. Its methods may be called by many goroutines at once, as long as no
 // two run the same case.

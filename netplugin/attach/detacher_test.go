@@ -30,7 +30,7 @@ func TestUnplugCutsOff(t *testing.T) {
 	s := spec(1)
 	in(t, host, func() error { return Attach(container.File(), s) })
 	container.Echo("udp", "10.7.1.3:7")
-	if err := host.Try("udp", "10.7.1.3:7", 3*time.Second); err != nil {
+	if err := host.Try("udp", "10.7.1.3:7", time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	// Without its goroutine a Detacher deletes nothing, so the link can be looked at.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 )
 
 // attack is one frame that must not arrive.
@@ -228,7 +227,7 @@ func TestAttacks(t *testing.T) {
 						continue // reassembly would wait for the rest
 					}
 					a.from.send(t, a.frame)
-					if !a.at.saw(t, a.marker, 5*time.Second) {
+					if !a.at.saw(t, a.marker, patience) {
 						t.Errorf("%s: doesn't arrive without rules either", a.name)
 					}
 				}

@@ -275,7 +275,7 @@ func (l *lab) dropped(t testing.TB, reason, link string) uint64 {
 // waitDropped waits until a counter is above before, and returns it.
 func (l *lab) waitDropped(t testing.TB, reason, link string, before uint64) uint64 {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; {
+	for end := time.Now().Add(patience); ; {
 		if now := l.dropped(t, reason, link); now > before || time.Now().After(end) {
 			return now
 		}

@@ -48,7 +48,7 @@ func (p processes) alive(t *testing.T) (n int) {
 
 func (p processes) wait(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain until %s", what)
 		}
@@ -66,6 +66,9 @@ func newProcesses(t *testing.T) processes {
 	})
 	return p
 }
+
+// enough is much longer than delay, and much shorter than what the scripts sleep.
+const enough = 45 * time.Second
 
 // grandchild runs in the background and has the plugin's output.
 const grandchild = `sh -c 'echo $$ >> $PIDS; exec sleep 300' &
@@ -99,7 +102,7 @@ func TestExecStopped(t *testing.T) {
 				if !errors.Is(err, context.Canceled) {
 					t.Error(err)
 				}
-			case <-time.After(3 * delay):
+			case <-time.After(enough):
 				t.Error("it keeps the call waiting")
 				for _, pid := range p.pids(t) {
 					_ = unix.Kill(pid, unix.SIGKILL)
@@ -117,14 +120,14 @@ func TestExecLeavesRunning(t *testing.T) {
 	p := newProcesses(t)
 	r := plugin(t, "1.1.0", grandchild+`echo '{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.5/24"}]}'`)
 	began := time.Now()
-	done := time.AfterFunc(5*delay, func() {
+	done := time.AfterFunc(2*enough, func() {
 		for _, pid := range p.pids(t) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	})
 	defer done.Stop()
 	result, err := Add(t.Context(), r)
-	if err != nil || len(result.IPs) != 1 || time.Since(began) > 4*delay {
+	if err != nil || len(result.IPs) != 1 || time.Since(began) > enough {
 		t.Errorf("after %s: %v, %v", time.Since(began), result, err)
 	}
 	if p.alive(t) != 1 {

@@ -17,7 +17,9 @@ package netnstest
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -83,11 +85,19 @@ func (ns *NS) end() {
 	if err := unix.Fstat(int(ns.File().Fd()), &own); err != nil {
 		ns.t.Errorf("stat a network namespace: %v", err)
 	}
-	tasks, _ := filepath.Glob("/proc/self/task/*/ns/net")
-	for _, task := range tasks {
-		var st unix.Stat_t
-		if unix.Stat(task, &st) == nil && st.Ino == own.Ino && st.Dev == own.Dev {
-			ns.t.Errorf("a thread is left in a network namespace of the test: %s", task)
+	// A thread ends a little later than its goroutine.
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		tasks, _ := filepath.Glob("/proc/self/task/*/ns/net")
+		i := slices.IndexFunc(tasks, func(task string) bool {
+			var st unix.Stat_t
+			return unix.Stat(task, &st) == nil && st.Ino == own.Ino && st.Dev == own.Dev
+		})
+		if i < 0 {
+			break
+		}
+		if time.Now().After(end) {
+			ns.t.Errorf("a thread is left in a network namespace of the test: %s", tasks[i])
+			break
 		}
 	}
 	if err := ns.lab.Close(); err != nil {

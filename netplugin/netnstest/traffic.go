@@ -2,6 +2,7 @@ package netnstest
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -57,6 +58,9 @@ func (ns *NS) Try(network, address string, timeout time.Duration) error {
 	ns.t.Helper()
 	end := time.Now().Add(timeout)
 	c, err := ns.Dial(network, address, timeout)
+	if errors.Is(err, context.DeadlineExceeded) { // of package net, which has two
+		return errors.Join(os.ErrDeadlineExceeded, err)
+	}
 	if err != nil {
 		return err
 	}

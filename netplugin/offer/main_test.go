@@ -79,7 +79,7 @@ func (n *network) until(what string, f func() bool) {
 	n.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for !f() {
 		select {
 		case <-tick.C:

@@ -43,7 +43,7 @@ func (nd *node) changes(f func()) (messages []string) {
 	}
 	defer s.Close()
 	device := index(nd.t, nd.NS, Device(vni))
-	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: 10}); err != nil {
+	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: 60}); err != nil {
 		nd.t.Fatal(err)
 	}
 	f()

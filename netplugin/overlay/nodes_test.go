@@ -6,8 +6,10 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/peregrine-dev/peregrine/netplugin/netnstest"
+	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
 )
 
@@ -47,8 +49,30 @@ func nodes(t testing.TB, v6 bool, count int) []*node {
 		}
 		// Strict reverse path filtering must not harm.
 		nd.SetSysctl("net/ipv4/conf/all/rp_filter", "1")
+		nd.waitUp()
 	}
 	return all
+}
+
+// waitUp waits for what the kernel does in its own time when eth0 comes up: its state, its
+// link-local address and the route by that.
+func (nd *node) waitUp() {
+	nd.t.Helper()
+	h := nd.Netlink()
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		link, err := h.LinkByName("eth0")
+		if err != nil {
+			nd.t.Fatal(err)
+		}
+		all, err := h.AddrList(link, netlink.FAMILY_V6)
+		local := slices.ContainsFunc(all, func(a netlink.Addr) bool { return a.IP.IsLinkLocalUnicast() })
+		if err == nil && local && link.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		if time.Now().After(end) {
+			nd.t.Fatalf("eth0 is not up: %s, %v, %v", link.Attrs().OperState, all, err)
+		}
+	}
 }
 
 func (nd *node) renumber(address string, bits int) {

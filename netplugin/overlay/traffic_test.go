@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const patience = 10 * time.Second
+const patience = time.Minute
 
 func underlays(t *testing.T, f func(t *testing.T, v6 bool)) {
 	for name, v6 := range map[string]bool{"IPv4 underlay": false, "IPv6 underlay": true} {
@@ -84,7 +84,7 @@ func transfer(t *testing.T, from *netnstest.NS, to *container, address string, s
 		l.Close()
 		t.Fatal(err)
 	}
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * patience))
 	h := sha256.New()
 	_, err = io.CopyN(io.MultiWriter(h, c), rand.NewChaCha8([32]byte{1}), size)
 	if err := errors.Join(err, c.Close()); err != nil {

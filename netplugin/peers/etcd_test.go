@@ -33,7 +33,7 @@ func join(t testing.TB, s *etcdtest.Server, self peers.Node) *running {
 
 func leave(t testing.TB, s *etcdtest.Server, self peers.Node) error {
 	t.Helper()
-	return peers.Etcd(config(s)).(peers.Leaver).Leave(t.Context(), self)
+	return peers.Patient(peers.Etcd(config(s))).(peers.Leaver).Leave(t.Context(), self)
 }
 
 // put writes a record past the source.
@@ -199,7 +199,7 @@ func TestEtcdCompacted(t *testing.T) {
 func TestEtcdExpired(t *testing.T) {
 	s := etcdtest.Start(t, etcdtest.Config{})
 	client := s.Client()
-	lease, err := client.Grant(t.Context(), 2)
+	lease, err := client.Grant(t.Context(), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,11 +210,11 @@ func TestEtcdExpired(t *testing.T) {
 
 	// A living one's lease is renewed: it outlives its TTL, and an outage shorter than it.
 	c := config(s)
-	c.TTL = 2 * time.Second
+	c.TTL = 6 * time.Second
 	b := run(t, peers.Hurry(peers.Etcd(c)), node(2))
 	a.want(node(2))
 	calls, _ := a.last()
-	<-time.After(5 * time.Second)
+	<-time.After(c.TTL + 2*time.Second)
 	if now, list := a.last(); now != calls {
 		t.Errorf("%d calls while nothing happened, the last with %v", now-calls, list)
 	}

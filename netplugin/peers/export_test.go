@@ -5,9 +5,15 @@ import "time"
 // Hurry makes an etcd source look after its record more often and wait less.
 func Hurry(s Source) Source {
 	e := s.(*etcdSource)
-	e.check, e.timeout, e.grace = 200*time.Millisecond, time.Second, 5*time.Second
+	e.check, e.timeout, e.grace = 200*time.Millisecond, 3*time.Second, 15*time.Second
 	e.retry.BaseDelay, e.retry.MaxDelay = 50*time.Millisecond, 500*time.Millisecond
 	return e
+}
+
+// Patient makes an etcd source wait longer for answers.
+func Patient(s Source) Source {
+	s.(*etcdSource).timeout = time.Minute
+	return s
 }
 
 // NoCheck makes an etcd source rely on its watch alone.

@@ -48,7 +48,7 @@ func named(n peers.Node, name string) peers.Node {
 func same(a, b []peers.Node) bool { return slices.EqualFunc(a, b, peers.Node.Equal) }
 
 // patience is how long a test waits for what must come.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // running is a source at work.
 type running struct {

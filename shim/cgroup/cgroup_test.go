@@ -44,7 +44,7 @@ func inAll(t *testing.T, c *Cgroup, pid int) {
 
 func mustDelete(t *testing.T, c *Cgroup) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := c.Delete(ctx); err != nil {
 		t.Fatal(err)

@@ -260,7 +260,7 @@ func sweep(t testing.TB, c *Cgroup) {
 	if err := c.Kill(); err != nil {
 		t.Errorf("kill at end: %v", err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := c.Delete(ctx); err != nil {
 		t.Errorf("delete at end: %v", err)

@@ -55,7 +55,7 @@ func build(t *testing.T, root, name string) {
 		_ = cmd.Process.Kill()
 		<-ended
 	})
-	err := until(t.Context(), 20*time.Second, func() (bool, error) {
+	err := until(t.Context(), time.Minute, func() (bool, error) {
 		return claim.Exists(filepath.Join(parts, claim.Ready, name)), nil
 	})
 	if err != nil {
@@ -97,7 +97,7 @@ func TestInUse(t *testing.T) {
 	if err != nil || len(all) != 1 {
 		t.Fatalf("parts %v, %v", all, err)
 	}
-	if err := until(t.Context(), 10*time.Second, func() (bool, error) { return !all[0].alive(), nil }); err != nil {
+	if err := until(t.Context(), time.Minute, func() (bool, error) { return !all[0].alive(), nil }); err != nil {
 		t.Fatal(err)
 	}
 	wantInUse(t, root)

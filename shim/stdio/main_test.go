@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a test waits for what must happen at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // watch fails the test if it leaves goroutines or descriptors behind. It must be
 // called before anything is opened.

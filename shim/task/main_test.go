@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long what must happen may take.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func background() context.Context { return namespaces.WithNamespace(context.Background(), "test") }
 

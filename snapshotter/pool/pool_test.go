@@ -112,7 +112,7 @@ func failsLeaving(t *testing.T, root string, open func() error, is func(error) b
 		t.Errorf("left files:\n%swhere there were:\n%s", after, before)
 	}
 	// An unmounted pool's loop device goes a little later than the call returns.
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	more := look(t, root).Since(state)
 	for len(more) > 0 && time.Now().Before(deadline) {
 		time.Sleep(5 * time.Millisecond)

@@ -234,7 +234,7 @@ func TestWatch(t *testing.T) {
 	go func() { p.Watch(ctx); close(ended) }()
 	defer func() { cancel(); <-ended }()
 	take(t, pl.dir, 10*miB)
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for stats(t, p).Free < small.Headroom {
 		select {
 		case <-deadline:

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -49,7 +50,7 @@ func inside(m *testing.M) int {
 	if code := m.Run(); code != 0 {
 		return code // what failed may well have left something
 	}
-	if err := goleak.Find(); err != nil {
+	if err := goroutines(); err != nil {
 		fmt.Fprintln(os.Stderr, "leaked:", err)
 		return 1
 	}
@@ -62,6 +63,17 @@ func inside(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "leaked:", what)
 	}
 	return min(len(more), 1)
+}
+
+// goroutines is an error if some stay. Where others keep the processors busy, they may
+// take longer to end than goleak waits.
+func goroutines() error {
+	for end := time.Now().Add(time.Minute); ; {
+		err := goleak.Find()
+		if err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // Check fails tb when something that was not there before is there at the end of it,

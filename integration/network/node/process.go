@@ -15,7 +15,7 @@ import (
 )
 
 // patience is how long anything may take that is about to happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // process is a daemon.
 type process struct {

@@ -24,7 +24,7 @@ import (
 )
 
 // started is how long etcd may take until it serves.
-const started = 30 * time.Second
+const started = 2 * time.Minute
 
 // Server is an etcd. Its methods are for the test's goroutine.
 type Server struct {

@@ -27,7 +27,7 @@ import (
 const Mode = "CLAIMTEST_MODE"
 
 // lifetime ends a stand-in that a test forgot.
-const lifetime = time.Minute
+const lifetime = 5 * time.Minute
 
 // Main runs the stand-in if this process is one, and returns otherwise. TestMain begins
 // with it.
@@ -194,7 +194,7 @@ func Ask(tb testing.TB, address string) Report {
 		tb.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		tb.Fatal(err)
 	}
 	var r Report

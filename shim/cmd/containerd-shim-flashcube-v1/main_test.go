@@ -94,7 +94,7 @@ func (h host) dir() string { return claim.Profile(h.root, "default") }
 func (h host) call(t testing.TB, stdin []byte, env []string, args ...string) ([]byte, error) {
 	t.Helper()
 	// A shim that keeps our output open would make this wait for ever.
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(h.bin, name), args...)
 	cmd.Dir = h.bundle
@@ -216,7 +216,7 @@ func TestStartTakesAReadyPart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = shim.Process.Kill(); _ = shim.Wait() }()
-	for deadline := time.Now().Add(10 * time.Second); !claim.Exists(filepath.Join(h.dir(), claim.Ready, "n")); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !claim.Exists(filepath.Join(h.dir(), claim.Ready, "n")); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the part doesn't get ready")
 		}

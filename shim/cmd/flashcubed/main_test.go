@@ -80,7 +80,7 @@ func TestServeAndStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { claimtest.KillParts(t, claim.Profile(root, "default")) })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		s, err := pool.ReadStatus(root)

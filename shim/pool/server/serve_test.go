@@ -57,7 +57,7 @@ func start(t *testing.T, cfg config.Config) (o Options, stop func()) {
 		stop()
 		claimtest.KillParts(t, claim.Profile(o.Root, "default"))
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		s, err := pool.ReadStatus(o.Root)
 		if err != nil {
 			t.Fatal(err)
@@ -66,7 +66,7 @@ func start(t *testing.T, cfg config.Config) (o Options, stop func()) {
 			return o, stop
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("after 20 s there is only %+v", s)
+			t.Fatalf("after a minute there is only %+v", s)
 		}
 	}
 }
