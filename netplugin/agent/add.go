@@ -75,7 +75,7 @@ func (a *Agent) attach(ctx context.Context, n *config.Network, r *Request, offer
 	record := endpoint.Record{
 		ContainerID: r.ContainerID, IfName: r.IfName, Network: n.Name, ConfName: r.Conf.Name, VNI: n.VNI, Offer: offer,
 		Link: attach.LinkName(r.ContainerID, r.IfName), Namespace: r.NetNS, NamespaceInode: inode,
-		Config: settings, Path: r.Path, Args: r.Args, BootID: a.bootID, Created: time.Now(),
+		Config: settings, Path: r.Path, Args: r.Args, Priority: r.Conf.Priority, BootID: a.bootID, Created: time.Now(),
 	}
 	result, err := a.make(ctx, network{n.Name, n.VNI, n.Subnets, ready.mtu}, &record, r)
 	if err != nil {
@@ -129,7 +129,11 @@ func (a *Agent) make(ctx context.Context, n network, record *endpoint.Record, r 
 		return nil, err
 	}
 	record.Complete = true
-	return result, a.put(*record)
+	if err := a.put(*record); err != nil {
+		return nil, err
+	}
+	a.enter(ctx, record)
+	return result, nil
 }
 
 // lease writes the record down, and has addresses given to it.
@@ -253,6 +257,10 @@ func (a *Agent) detach(ctx context.Context, r *endpoint.Record) error {
 func (a *Agent) unplug(link string) error {
 	a.changes.RLock()
 	defer a.changes.RUnlock()
+	// Before the link goes: nothing is to be sent there.
+	if err := a.leave(link); err != nil {
+		return err
+	}
 	if err := a.detacher.Unplug(link); err != nil {
 		return err
 	}

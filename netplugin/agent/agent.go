@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/log"
 	"github.com/containernetworking/cni/pkg/types"
@@ -41,8 +42,10 @@ type Agent struct {
 	unreadable bool
 	metrics    *metrics
 
-	attachments locks // by container and interface
-	leases      leases
+	attachments  locks // by container and interface
+	leases       leases
+	reservations reservations
+	shortcut     shortcut
 
 	// changes is held for reading while an endpoint is changed, and for writing while the
 	// firewall's rules are replaced by what endpoints amount to.
@@ -80,6 +83,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		endpoints: map[key]*endpoint.Record{}, allowed: map[string]firewall.Endpoint{},
 		state: map[uint32]condition{}, kick: make(chan struct{}, 1),
 	}
+	a.reservations.rearm, a.reservations.changed = make(chan struct{}, 1), a.classify
 	defer func() {
 		if err != nil {
 			a.Close()
@@ -122,6 +126,9 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("the nodes of the last run are not known")
 	}
+	if err := a.loadReservations(time.Now()); err != nil {
+		log.G(ctx).WithError(err).Warn("the reservations of the last run are not known: their containers are of the class that they were attached with")
+	}
 	if err := a.loadLeases(); err != nil {
 		return nil, fmt.Errorf("read where addresses were given from: %w", err)
 	}
@@ -134,7 +141,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 
 // Close gives up what the agent holds. Networks and attachments stay.
 func (a *Agent) Close() error {
-	var errs error
+	errs := a.shortcut.close()
 	if a.detacher != nil {
 		errs = errors.Join(errs, a.detacher.Close())
 	}
@@ -211,7 +218,8 @@ func (a *Agent) forget(k key) error {
 		return err
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	delete(a.endpoints, k)
+	a.mu.Unlock()
+	a.endReservations(k)
 	return nil
 }

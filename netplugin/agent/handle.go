@@ -19,8 +19,12 @@ import (
 func (a *Agent) Handle(ctx context.Context, text []byte, namespace *os.File) (output []byte, ok bool) {
 	began := time.Now()
 	r, err := NewRequest(text, namespace)
-	if err == nil && r.Command == protocol.Report {
-		return a.encodeReport()
+	if r != nil && r.own() {
+		var answer any
+		if err == nil {
+			answer, err = a.doOwn(ctx, r, began)
+		}
+		return encode(answer, err)
 	}
 	var result types.Result
 	if err == nil {
@@ -57,6 +61,20 @@ func (a *Agent) do(ctx context.Context, r *Request) (types.Result, error) {
 	}
 }
 
+// doOwn does a command that is none of CNI's, and returns what the answer is in JSON.
+func (a *Agent) doOwn(ctx context.Context, r *Request, now time.Time) (any, error) {
+	switch r.Command {
+	case protocol.Reserve:
+		return a.reserve(ctx, r.reservation, r.ttl, now)
+	case protocol.Release:
+		return a.release(ctx, r.reservation.ContainerID, r.reservation.Owner, now)
+	case protocol.Reservations:
+		return a.reserved(now), nil
+	default: // there is no other
+		return a.Report(), nil
+	}
+}
+
 // codeOf is an error with a code of CNI.
 func codeOf(err error) *types.Error {
 	var coded *types.Error
@@ -69,8 +87,12 @@ func codeOf(err error) *types.Error {
 	return types.NewError(types.ErrInternal, err.Error(), "")
 }
 
-func (a *Agent) encodeReport() ([]byte, bool) {
-	text, err := json.Marshal(a.Report())
+// encode makes the answer to a command that is none of CNI's.
+func encode(value any, err error) ([]byte, bool) {
+	var text []byte
+	if err == nil {
+		text, err = json.Marshal(value)
+	}
 	if err != nil {
 		return encodeError(nil, err), false
 	}

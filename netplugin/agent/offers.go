@@ -138,7 +138,7 @@ func (a *Agent) adopt(ctx context.Context, n *config.Network, r *Request, inode 
 		result.DNS = r.Conf.DNS
 	}
 	record := *old
-	record.ContainerID, record.ConfName, record.Namespace = r.ContainerID, r.Conf.Name, r.NetNS
+	record.ContainerID, record.ConfName, record.Namespace, record.Priority = r.ContainerID, r.Conf.Name, r.NetNS, r.Conf.Priority
 	var err error
 	if record.Result, err = json.Marshal(&result); err != nil {
 		return nil, err
@@ -150,6 +150,7 @@ func (a *Agent) adopt(ctx context.Context, n *config.Network, r *Request, inode 
 	if err := a.forget(keyOf(old)); err != nil {
 		log.G(ctx).WithError(err).Warn("forget an offer that was adopted")
 	}
+	a.classify()
 	return &result, nil
 }
 

@@ -34,6 +34,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	moved, looked := make(chan struct{}, 1), make(chan struct{})
+	watcher := a.openShortcut(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		ticker := time.NewTicker(resync)
@@ -61,6 +62,18 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	if a.source != nil {
 		g.Go(func() error { return a.follow(ctx, moved) })
+	}
+	g.Go(func() error { return a.watchReservations(ctx) })
+	if watcher != nil {
+		g.Go(func() error {
+			select {
+			case <-looked: // by then the programs are attached
+			case <-ctx.Done():
+				return watcher.Close()
+			}
+			a.judge(ctx)
+			return a.watchShortcut(ctx, watcher)
+		})
 	}
 	if !a.config.Address.IsValid() {
 		g.Go(func() error { return a.watchAddresses(ctx) })
@@ -177,6 +190,7 @@ func (a *Agent) reconcile(ctx context.Context, applied *firewall.State, lost err
 	if err := a.mendLinks(ctx); err != nil {
 		log.G(ctx).WithError(err).Warn("mend the links of containers")
 	}
+	a.syncShortcut(ctx, nodes, networks)
 	return applied
 }
 
@@ -203,9 +217,7 @@ func hasBridge(vni uint32) bool {
 func (a *Agent) ensure(ctx context.Context, n *config.Network, nodes []peers.Node) error {
 	var remotes []overlay.Remote
 	for _, node := range nodes {
-		// In the network's own space: no record of a node may direct other traffic.
-		subnets := slices.DeleteFunc(slices.Clone(node.Networks[n.VNI]), func(p netip.Prefix) bool { return !within(p, n.Cluster) })
-		if len(subnets) > 0 {
+		if subnets := routed(&node, n); len(subnets) > 0 {
 			remotes = append(remotes, overlay.Remote{Address: node.Address, Subnets: subnets})
 		}
 	}
@@ -214,6 +226,12 @@ func (a *Agent) ensure(ctx context.Context, n *config.Network, nodes []peers.Nod
 		log.G(ctx).WithField("network", n.Name).WithField("nodes", len(remotes)).Info("changed the network's devices and routes")
 	}
 	return err
+}
+
+// routed are a node's subnets in a network. Only those in the network's own space count: no
+// record of a node may direct other traffic.
+func routed(node *peers.Node, n *config.Network) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(node.Networks[n.VNI]), func(p netip.Prefix) bool { return !within(p, n.Cluster) })
 }
 
 func within(p netip.Prefix, spaces []netip.Prefix) bool {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/peregrine-dev/peregrine/internal/version"
 	"github.com/peregrine-dev/peregrine/netplugin/endpoint"
+	"github.com/peregrine-dev/peregrine/netplugin/fastpath"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
 	"github.com/peregrine-dev/peregrine/netplugin/peers"
@@ -26,6 +27,18 @@ type Report struct {
 	Source    *SourceReport `json:",omitempty"`
 	Endpoints []EndpointReport
 	Drops     []firewall.Drop
+	Shortcut  ShortcutReport
+}
+
+// ShortcutReport is what becomes of packets that may leave the kernel's path.
+type ShortcutReport struct {
+	// Off is why none does; "" if they do.
+	Off string `json:",omitempty"`
+	// Problem is what could not be attached or told the programs.
+	Problem string `json:",omitempty"`
+	// Slow is why packets of a container's link don't.
+	Slow map[string]string `json:",omitempty"`
+	fastpath.Counts
 }
 
 // SourceReport is how the source of the other nodes is.
@@ -98,6 +111,7 @@ func (a *Agent) Report() Report {
 		log.L.WithError(err).Warn("read what the firewall dropped")
 	}
 	r.Drops = drops
+	r.Shortcut = a.shortcut.report()
 	return r
 }
 

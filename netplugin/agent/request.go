@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
@@ -15,7 +16,7 @@ import (
 	"github.com/peregrine-dev/peregrine/netplugin/protocol"
 )
 
-// Request is a call of CNI, spec/SPEC.md section 2.
+// Request is a call of CNI, spec/SPEC.md section 2, or one of the agent's own commands.
 type Request struct {
 	Command     string
 	ContainerID string
@@ -25,6 +26,9 @@ type Request struct {
 	Args        string
 	Path        []string // where plugins are, CNI_PATH
 	Conf        *netconf.Conf
+
+	reservation Reservation   // of RESERVE; RELEASE has the container and the owner
+	ttl         time.Duration // of RESERVE; 0 is for ever
 }
 
 // NewRequest reads a request of the protocol. Its errors are [types.Error].
@@ -36,20 +40,60 @@ func NewRequest(text []byte, namespace *os.File) (*Request, error) {
 	if err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "read the request", err.Error())
 	}
+	args, class := takeArg(v["CNI_ARGS"], priorityArg)
 	r := &Request{
 		Command: v["CNI_COMMAND"], ContainerID: v["CNI_CONTAINERID"], IfName: v["CNI_IFNAME"],
-		NetNS: v["CNI_NETNS"], Namespace: namespace, Args: v["CNI_ARGS"], Path: filepath.SplitList(v["CNI_PATH"]),
+		NetNS: v["CNI_NETNS"], Namespace: namespace, Args: args, Path: filepath.SplitList(v["CNI_PATH"]),
 	}
 	if err := r.validate(); err != nil {
 		return nil, err
 	}
-	if r.Command == protocol.Report {
+	switch r.Command {
+	case protocol.Report, protocol.Reservations:
 		return r, nil
+	case protocol.Reserve:
+		return r, r.readReserve(config)
+	case protocol.Release:
+		return r, r.readRelease(config)
 	}
 	if r.Conf, err = netconf.Parse(config); err != nil {
 		return r, err
 	}
-	return r, r.readMAC()
+	if err := r.readMAC(); err != nil {
+		return r, err
+	}
+	return r, r.readPriority(class)
+}
+
+// priorityArg is the class that a container asks for, in CNI_ARGS.
+const priorityArg = "PEREGRINE_PRIORITY"
+
+// takeArg takes a pair out of CNI_ARGS, which may be empty: IPAM plugins refuse pairs that
+// they don't know.
+func takeArg(args, name string) (rest, value string) {
+	var others []string
+	for pair := range strings.SplitSeq(args, ";") {
+		if text, ok := strings.CutPrefix(pair, name+"="); ok {
+			value = text
+			continue
+		}
+		others = append(others, pair)
+	}
+	return strings.Join(others, ";"), value
+}
+
+// readPriority lets what the container asks for be the default of its class; rules of the
+// configuration are stronger. Only ADD reads it: what it refused, DEL must be able to take
+// away.
+func (r *Request) readPriority(arg string) error {
+	if r.Command != "ADD" {
+		return nil
+	}
+	class, wished, err := r.Conf.PriorityWish(arg)
+	if wished {
+		r.Conf.Priority.Default = class
+	}
+	return err
 }
 
 // readMAC takes the MAC that is asked for by the older ways, unless runtimeConfig has one:
@@ -78,8 +122,11 @@ func (r *Request) readMAC() error {
 }
 
 func (r *Request) validate() error {
+	if r.own() {
+		return nil
+	}
 	switch r.Command {
-	case "STATUS", protocol.Report:
+	case "STATUS":
 		return nil
 	case "GC":
 		return r.needPath()
@@ -99,6 +146,15 @@ func (r *Request) validate() error {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS is missing", "")
 	}
 	return r.needPath()
+}
+
+// own tells whether the command is none of CNI's.
+func (r *Request) own() bool {
+	switch r.Command {
+	case protocol.Report, protocol.Reserve, protocol.Release, protocol.Reservations:
+		return true
+	}
+	return false
 }
 
 func (r *Request) needPath() error {

@@ -6,10 +6,13 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/peregrine-dev/peregrine/netplugin/pipeline"
 )
 
 const (
@@ -18,6 +21,7 @@ const (
 	smallestIP6 = 1280       // RFC 8200 section 5
 	largestMTU  = 65535 - 70 // what VXLAN over IPv6 leaves of the largest packet
 	mostOffers  = 1024
+	highestRate = 100_000_000
 )
 
 // fault is a value that can't be; key is as [tomlfile.Position] takes it.
@@ -57,6 +61,24 @@ func (c *Config) check() *fault {
 	}
 	if bad := c.Peers.check(); bad != nil {
 		return bad
+	}
+	for _, choice := range []struct {
+		key, value string
+		of         []string
+	}{
+		{"shortcut.mode", c.Shortcut.Mode, []string{"auto", "off"}},
+		{"priority.mode", c.Priority.Mode, []string{"sync", "batch", "off"}},
+		{"pipeline.mode", c.Pipeline.Mode, []string{"auto", "on", "off"}},
+	} {
+		if !slices.Contains(choice.of, choice.value) {
+			return faultf(choice.key, "unknown mode %q, want one of %s", choice.value, strings.Join(choice.of, ", "))
+		}
+	}
+	if r := c.Priority.HighRate; r < 1 || r > highestRate {
+		return faultf("priority.high_rate", "%d packets in a second, want 1 to %d", r, highestRate)
+	}
+	if _, err := pipeline.ParseList(c.Pipeline.Cores); err != nil && c.Pipeline.Cores != "" {
+		return faultf("pipeline.cores", "%v", err)
 	}
 	return c.checkNetworks()
 }

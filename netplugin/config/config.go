@@ -30,9 +30,12 @@ type Config struct {
 	// LogLevel is one of containerd's.
 	LogLevel string `toml:"log_level" comment:"trace, debug, info, warn or error."`
 
-	Peers   Peers   `toml:"peers"`
-	Metrics Metrics `toml:"metrics"`
-	Debug   Debug   `toml:"debug"`
+	Peers    Peers    `toml:"peers"`
+	Shortcut Shortcut `toml:"shortcut"`
+	Priority Priority `toml:"priority"`
+	Pipeline Pipeline `toml:"pipeline"`
+	Metrics  Metrics  `toml:"metrics"`
+	Debug    Debug    `toml:"debug"`
 
 	// Networks are those that this node takes part in. A file that has any has all.
 	Networks []Network `toml:"network"`
@@ -75,6 +78,27 @@ type Etcd struct {
 	PasswordFile string   `toml:"password_file" comment:"A file with the user's password."`
 }
 
+// Shortcut is whether packets may leave the kernel's path, where that makes no difference.
+type Shortcut struct {
+	Mode string `toml:"mode" comment:"auto: flows that nothing else needs to see take a short way to and from containers; off: none does."`
+}
+
+// Priority is how packets of class high overtake others.
+type Priority struct {
+	Mode string `toml:"mode" comment:"sync: packets of class high are handled at once, others after them; batch: both wait in queues, high's goes first; off: classes change nothing."`
+	// TrustDSCP takes the class from packets that no rule of a container matches.
+	TrustDSCP bool `toml:"trust_dscp" comment:"Take the class from the packet's DSCP where no rule of the container matches."`
+	// HighRate bounds what overtakes, on each core.
+	HighRate int `toml:"high_rate" comment:"Packets of class high in a second, on each core, that overtake others; those beyond wait with the others."`
+}
+
+// Pipeline is whether the stages of receiving a packet are spread over cores.
+type Pipeline struct {
+	Mode string `toml:"mode" comment:"auto: spread the stages of receiving over cores where there are enough and it pays; on: where there are enough; off: never."`
+	// Cores are those to use; none is all.
+	Cores string `toml:"cores" comment:"The cores to use, as 0-3,8; empty: all that the agent may use."`
+}
+
 // Metrics serves Prometheus metrics.
 type Metrics struct {
 	Address string `toml:"address" comment:"host:port of Prometheus metrics at /metrics; empty: none."`
@@ -91,6 +115,9 @@ func Default() Config {
 		Port:     4789, // IANA's for VXLAN
 		LogLevel: "info",
 		Peers:    Peers{Etcd: Etcd{Prefix: "/falcon"}},
+		Shortcut: Shortcut{Mode: "auto"},
+		Priority: Priority{Mode: "sync", HighRate: 100_000},
+		Pipeline: Pipeline{Mode: "auto"},
 		Networks: []Network{{
 			Name:       "falcon",
 			VNI:        1,

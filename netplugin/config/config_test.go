@@ -78,7 +78,7 @@ func TestGoodFiles(t *testing.T) {
 
 func TestBadFiles(t *testing.T) {
 	const (
-		top     = "want one of node, address, port, log_level, peers, metrics, debug, network"
+		top     = "want one of node, address, port, log_level, peers, shortcut, priority, pipeline, metrics, debug, network"
 		network = "want one of name, vni, subnets, cluster, masquerade, mtu, offers"
 	)
 	red := strings.NewReplacer("blue", "red", "vni = 7", "vni = 8", ".1.2.", ".1.3.").Replace(blue)

@@ -18,6 +18,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/peregrine-dev/peregrine/netplugin/priority"
 )
 
 // Record is one attachment: one interface of one container. ContainerID and IfName
@@ -35,6 +37,10 @@ type Record struct {
 	Gateways  []netip.Addr   `json:"gateways,omitempty"`
 	Routes    []Route        `json:"routes,omitempty"` // none: by the gateways
 	MTU       int            `json:"mtu,omitempty"`    // bytes
+
+	// Priority is which class its packets are of while nobody has reserved another. Records
+	// of earlier versions have none: all is normal.
+	Priority priority.Policy `json:"priority,omitzero"`
 
 	// Namespace is the path that the container's network namespace was given by. It may
 	// name another one later: NamespaceInode tells.
@@ -104,6 +110,9 @@ func encode(r Record) ([]byte, error) {
 	if err := identified(r.ContainerID, r.IfName); err != nil {
 		return nil, err
 	}
+	if err := r.Priority.Validate(); err != nil {
+		return nil, fmt.Errorf("priority: %w", err)
+	}
 	return json.Marshal(r)
 }
 
@@ -115,6 +124,9 @@ func decode(name string, data []byte) (Record, error) {
 	}
 	if err := identified(r.ContainerID, r.IfName); err != nil {
 		return Record{}, err
+	}
+	if err := r.Priority.Validate(); err != nil {
+		return Record{}, fmt.Errorf("priority: %w", err)
 	}
 	if name != fileName(r.ContainerID, r.IfName) {
 		return Record{}, fmt.Errorf("it is the record of container %s, interface %s, under another name: %w", r.ContainerID, r.IfName, errdefs.ErrInvalidArgument)

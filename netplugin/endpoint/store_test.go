@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/peregrine-dev/peregrine/netplugin/priority"
 )
 
 func store(t testing.TB) (*Store, string) {
@@ -34,6 +36,9 @@ func record(id string) Record {
 		Namespace: "/run/netns/a", NamespaceInode: 1<<63 + 1,
 		Config: json.RawMessage(`{"name":"pods","n":12345678901234567890}`), Path: []string{"/opt/cni/bin"}, Args: "A=B",
 		Result: json.RawMessage(`{"cniVersion":"1.1.0"}`), BootID: "b", Created: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), Complete: true, Offer: "o",
+		Priority: priority.Policy{Default: priority.High, Rules: []priority.Rule{
+			{Proto: priority.UDP, Port: 11211, CIDR: netip.MustParsePrefix("10.88.0.0/16"), Class: priority.Low},
+		}},
 	}
 }
 
@@ -93,6 +98,29 @@ func TestInvalidNames(t *testing.T) {
 			if !errdefs.IsInvalidArgument(err) {
 				t.Errorf("%s %q: %v", call, name, err)
 			}
+		}
+	}
+}
+
+// What earlier versions wrote knows nothing of classes, and says nothing of them.
+func TestPriority(t *testing.T) {
+	const old = `{"containerID":"a","ifName":"eth0","complete":true}`
+	r, err := decode(fileName("a", "eth0"), []byte(old))
+	if err != nil || !r.Priority.IsZero() {
+		t.Errorf("%+v, %v", r.Priority, err)
+	}
+	text, err := encode(r)
+	if err != nil || strings.Contains(string(text), "priority") {
+		t.Errorf("%s, %v", text, err)
+	}
+	r.Priority.Rules = make([]priority.Rule, priority.MaxRules+1)
+	if text, err := encode(r); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("%s, %v", text, err)
+	}
+	for _, bad := range []string{`{"default":"urgent"}`, `{"rules":[{"cidr":"10.0.0.1/8","class":"low"}]}`} {
+		text := strings.Replace(old, "{", `{"priority":`+bad+`,`, 1)
+		if r, err := decode(fileName("a", "eth0"), []byte(text)); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %+v, %v", text, r.Priority, err)
 		}
 	}
 }
@@ -180,6 +208,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(whole)
 	f.Add(whole[:len(whole)/2])
+	f.Add([]byte(`{"containerID":"a","ifName":"eth0","priority":{"default":"low","rules":[{"proto":"tcp","port":7,"cidr":"::/0","class":"high"}]}}`))
 	f.Add([]byte(`{"containerID":"a","ifName":"eth0","mac":"","addresses":[""],"gateways":["fe80::1%x"]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var named struct{ ContainerID, IfName string }

@@ -14,6 +14,8 @@ import (
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/peregrine-dev/peregrine/netplugin/priority"
 )
 
 // Versions are those of CNI that configurations may be of and results are given in.
@@ -37,6 +39,9 @@ type Conf struct {
 	Args         json.RawMessage `json:"args"`
 	// RuntimeConfig is what the runtime asks for by capability.
 	RuntimeConfig RuntimeConfig `json:"runtimeConfig"`
+	// Priority is which class packets are of, as the key "priority" says it: without what the
+	// container asks for, which is PriorityWish.
+	Priority priority.Policy `json:"-"`
 	// Prev is the result of ADD, for CHECK and DEL.
 	Prev *types100.Result `json:"-"`
 	// Valid are the attachments that GC keeps; nil if the runtime didn't say.
@@ -47,10 +52,12 @@ type Conf struct {
 }
 
 // RuntimeConfig has the capabilities that the plugin knows: addresses and a MAC of the
-// runtime's choice. IPAM reads the addresses. Others are of other plugins in the list.
+// runtime's choice, and the annotations of a pod, as containerd's CRI names and gives them.
+// IPAM reads the addresses. Others are of other plugins in the list.
 type RuntimeConfig struct {
-	IPs []string `json:"ips"`
-	MAC MAC      `json:"mac"`
+	IPs         []string          `json:"ips"`
+	MAC         MAC               `json:"mac"`
+	Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
 }
 
 // MAC is a MAC address that is written as text.
@@ -75,7 +82,7 @@ func (m *MAC) UnmarshalText(text []byte) error {
 // keys are those that a configuration may have besides cni.dev/*, which are the
 // specification's to add. One that nobody knows may ask for confinement: it is refused.
 var keys = []string{
-	"cniVersion", "name", "type", "network", "ipam", "dns", "capabilities", "args", "runtimeConfig", "prevResult",
+	"cniVersion", "name", "type", "network", "ipam", "dns", "priority", "capabilities", "args", "runtimeConfig", "prevResult",
 }
 
 // maxName is what a directory's name may have, in bytes: IPAM plugins make one of it.
@@ -121,6 +128,9 @@ func Parse(text []byte) (*Conf, error) {
 	}
 	if c.Network == "" {
 		c.Network = c.Name
+	}
+	if c.Priority, err = readPriority(members["priority"]); err != nil {
+		return nil, err
 	}
 	if err := c.readValid(members); err != nil {
 		return nil, err

@@ -17,8 +17,20 @@
 // the program prints, a result or an error in JSON. A connection that ends without a
 // STATUS was not answered.
 //
-// Besides the commands of CNI there is REPORT, without a CONFIG: OUTPUT is how the agent is,
-// as agent.Report in JSON.
+// Besides the commands of CNI there are
+//
+//	REPORT        how the agent is, as agent.Report in JSON
+//	RESERVE       gives a container a class while it runs. CONFIG is an object with containerID,
+//	              ifname (all of the container's if left out), class (high, normal, low), owner
+//	              (who it is that asks) and ttl (seconds; for ever if left out). OUTPUT is the
+//	              agent.Reservation, which is in force. An owner has one for each ifname: a
+//	              second RESERVE renews it
+//	RELEASE       ends what an owner has reserved for a container. CONFIG is an object with
+//	              containerID and owner. OUTPUT lists what ended, which may be nothing
+//	RESERVATIONS  lists all reservations
+//
+// of which REPORT and RESERVATIONS have no CONFIG. Their errors are as CNI's: code 3 is that no
+// such container is attached, 2, 6 and 7 that the request is wrong.
 package protocol
 
 import (
@@ -31,10 +43,16 @@ const (
 	Socket = "cni.sock"
 	// Root is the agent's directory.
 	Root = "/run/falcon"
-	// Report is the command that is none of CNI's.
-	Report = "REPORT"
 	// MaxRequest is the size of the largest request that is read, in bytes.
 	MaxRequest = 1 << 20
+)
+
+// The commands that are none of CNI's.
+const (
+	Report       = "REPORT"
+	Reserve      = "RESERVE"
+	Release      = "RELEASE"
+	Reservations = "RESERVATIONS"
 )
 
 // Variables are the names that a request may have.

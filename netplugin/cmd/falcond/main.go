@@ -46,6 +46,7 @@ func app() *cli.App {
 			{Name: "status", Usage: "how this node and its networks are", Flags: asJSON, Action: show(printStatus)},
 			{Name: "endpoints", Usage: "the containers that are attached", Flags: asJSON, Action: show(printEndpoints)},
 			{Name: "peers", Usage: "the other nodes", Flags: asJSON, Action: show(printPeers)},
+			reserve(), release(), reservations(asJSON),
 			{Name: "leave", Usage: "take this node out of the networks, for good", Action: withConfig(leave)},
 			{Name: "config", Usage: "look at the configuration", Subcommands: []*cli.Command{
 				{Name: "default", Usage: "print the defaults", Action: printDefault},
