@@ -60,6 +60,7 @@ const (
 	FalconFlagFLAG_DSCP     FalconFlag = 8
 	FalconFlagFLAG_PIPELINE FalconFlag = 16
 	FalconFlagFLAG_WIRE     FalconFlag = 32
+	FalconFlagFLAG_VETH     FalconFlag = 64
 )
 
 type FalconFlow struct {

@@ -20,6 +20,7 @@ enum flag {
 	FLAG_DSCP     = 1 << 3, // DSCP is trusted
 	FLAG_PIPELINE = 1 << 4, // stages go to cores of their own
 	FLAG_WIRE     = 1 << 5, // from_wire is attached where the underlay's packets come in
+	FLAG_VETH     = 1 << 6, // the underlay's link is a veth: see vouch
 };
 
 enum reason {

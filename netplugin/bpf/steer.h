@@ -143,6 +143,10 @@ static __always_inline int at_wire(struct xdp_md *ctx)
 
 	if (reason == REASON_MALFORMED || !p.length)
 		return XDP_PASS;
+	// Over a veth the rest may come as segments that were never cut, and in one flow with
+	// packets that were: all of it stays in its place.
+	if ((s->flags & FLAG_VETH) && (p.protocol != IPPROTO_UDP || !p.ported))
+		return XDP_PASS;
 	p.key.network |= o.vni << 8;
 	if (s->flags & FLAG_PRIORITY) {
 		int class = class_in(&p);

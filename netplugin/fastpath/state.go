@@ -62,14 +62,18 @@ func (f *Fastpath) Sync(s State) error {
 	f.wire = wire
 	want := f.settings
 	want.Node, want.Port = addressOf(s.Node), binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, s.Port))
-	if want.Flags &^= bpf.FalconFlagFLAG_WIRE; err == nil {
+	want.Flags &^= bpf.FalconFlagFLAG_WIRE | bpf.FalconFlagFLAG_VETH
+	if err == nil {
 		want.Flags |= bpf.FalconFlagFLAG_WIRE
+	}
+	if l, err := netlink.LinkByIndex(wire); err == nil && l.Type() == "veth" {
+		want.Flags |= bpf.FalconFlagFLAG_VETH
 	}
 	if want != f.settings {
 		f.settings = want
 		errs = errors.Join(errs, f.write())
 	}
-	return errors.Join(errs, err, f.attachXDP())
+	return errors.Join(errs, err, f.attachXDP(), f.attachSecond())
 }
 
 // Underlay is the index of the link that has the node's address; errdefs.ErrNotFound if none

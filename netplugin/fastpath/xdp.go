@@ -115,11 +115,13 @@ func (f *Fastpath) placeXDP() error {
 			return nil
 		}
 	}
-	// In place of ours, if that is there: no packet goes by.
-	for _, mode := range []struct {
+	type mode struct {
 		name  string
 		flags int
-	}{{"native", nl.XDP_FLAGS_DRV_MODE}, {"generic", nl.XDP_FLAGS_SKB_MODE}} {
+	}
+	modes := []mode{{"native", nl.XDP_FLAGS_DRV_MODE}, {"generic", nl.XDP_FLAGS_SKB_MODE}}
+	// In place of ours, if that is there: no packet goes by.
+	for _, mode := range modes {
 		if err = netlink.LinkSetXdpFdWithFlags(l, f.objects.FalconFirst.FD(), mode.flags); err == nil {
 			f.xdp.link, f.xdp.mode = f.wire, mode.name
 			return nil
