@@ -108,6 +108,10 @@ func TestJudgeRulesOfIptables(t *testing.T) {
 			iptables-nft -t nat -A PREROUTING -d 10.96.0.1/32 -p tcp -m tcp --dport 443 -j KUBE-SVC
 			iptables-nft -t nat -A KUBE-SVC -p tcp -m statistic --mode random --probability 0.5 -j DNAT --to 10.88.1.2:80
 			iptables-nft -t nat -A KUBE-SVC -p tcp -j DNAT --to 10.88.1.3:80`, "chain KUBE-SVC: a rule chooses by turns or by chance"},
+		"a host's own firewall": {commands: `
+			iptables-nft -P INPUT DROP
+			iptables-nft -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+			iptables-nft -A INPUT -p udp --dport 4789 -j ACCEPT`},
 		"state in nat":     {commands: `iptables-nft -t nat -A PREROUTING -m conntrack --ctstate NEW -p tcp -j REDIRECT --to-ports 80`},
 		"limit":            {`ip6tables-nft -A FORWARD -m limit --limit 1/s -j ACCEPT`, "table ip6 filter, chain FORWARD: a rule limits rates"},
 		"limit by address": {`iptables-nft -A FORWARD -m hashlimit --hashlimit-name x --hashlimit-above 1/s -j DROP`, "limits rates"},

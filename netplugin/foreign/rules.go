@@ -51,7 +51,7 @@ func objectionOf(tables []table, places []place) string {
 			if !onPath(t.family, c, places) {
 				continue
 			}
-			if why := w.chain(c, c.kind == "nat"); why != "" {
+			if why := w.chain(c, c.kind == "nat" || takesTunnels(t.family, c)); why != "" {
 				return why
 			}
 		}
@@ -96,6 +96,13 @@ func onPath(family byte, c *chain, places []place) bool {
 	}
 }
 
+// takesTunnels tells whether a chain sees none of the shortcut's packets but outer ones, as
+// they come to this node. Those of a tunnel's flow have no answers: what was let in as a new
+// connection once is let in as one again.
+func takesTunnels(family byte, c *chain) bool {
+	return c.hook == unix.NF_INET_LOCAL_IN && (family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6 || family == unix.NFPROTO_INET)
+}
+
 // is tells whether a device's name, or its beginning with a star, is this one's.
 func (p place) is(device string) bool {
 	if begin, ok := strings.CutSuffix(device, "*"); ok {
@@ -104,8 +111,8 @@ func (p place) is(device string) bool {
 	return device == p.name
 }
 
-// walk follows a table's chains, each once for connections' first packets (nat) and once
-// for all.
+// walk follows a table's chains, each once where the state of connections makes no
+// difference (in nat, which sees their first packets, and in input) and once for all.
 type walk struct {
 	table table
 	seen  map[visit]bool

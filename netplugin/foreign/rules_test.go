@@ -70,6 +70,8 @@ func TestChainsThatAreReached(t *testing.T) {
 		"in a circle":                {[]*chain{forward("filter", jump("a")), sub("a", jump("b")), sub("b", append(jump("a"), limited...))}, "chain b"},
 		"state from nat":             {chains: []*chain{forward("nat", jump("a")), sub("a", state)}},
 		"state from nat and filter":  {[]*chain{forward("nat", jump("a")), {name: "filter", kind: "filter", rules: jump("a")}, sub("a", state)}, "chain a"},
+		"state in input":             {chains: []*chain{{name: "input", kind: "filter", hook: unix.NF_INET_LOCAL_IN, rules: state}}},
+		"state in input and forward": {[]*chain{{name: "input", kind: "filter", hook: unix.NF_INET_LOCAL_IN, rules: jump("a")}, forward("filter", jump("a")), sub("a", state)}, "chain a"},
 		"a jump to what has gone":    {chains: []*chain{forward("filter", jump("gone"))}},
 		"a limit behind fine things": {[]*chain{forward("filter", [][]expression{{exp("counter")}, {meta(unix.NFT_META_MARK), exp("cmp"), exp("limit")}})}, "chain forward"},
 	} {
