@@ -12,14 +12,19 @@ GO      ?= go
 
 # What the tests and the demo need of Debian; the bundle itself needs xfsprogs.
 PACKAGES := xfsprogs debootstrap util-linux iproute2
+# What makes BPF objects of C, and strips them. The objects are part of the repository.
+CLANG    := clang-14 llvm-14 libbpf-dev
 
-.PHONY: help deps stock build demo test test-vm suite bench soak fuzz lint generate install uninstall clean
+.PHONY: help deps clang stock build demo test test-vm suite bench soak fuzz lint generate install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 deps:
 	@contrib/deps.sh $(PACKAGES)
+
+clang:
+	@contrib/deps.sh $(CLANG)
 
 stock: deps
 	@integration/tools/build.sh $(PEREGRINE_CACHE)
@@ -40,7 +45,7 @@ test: build stock ## run every test but the virtual machine's, as root
 test-vm: build stock ## run the smoke tests in a small virtual machine: older kernel, pure cgroup v2
 	@contrib/deps.sh qemu-system-x86 e2fsprogs
 	@integration/vm/fetch.sh $(PEREGRINE_CACHE)
-	$(GO) test -tags vm -count 1 -run TestVM -v ./integration/vm/
+	$(GO) test -tags vm -count 1 -timeout 30m -run TestVM -v ./integration/vm/
 
 bench: build stock ## measure ours against stock, alternately
 	bin/peregrine bench all
@@ -54,14 +59,15 @@ soak: build stock ## the long forms of the crash tests
 fuzz: ## run each fuzz target for a minute
 	@contrib/fuzz.sh 60s
 
-lint: stock ## gofumpt, vet, staticcheck
+lint: stock clang ## gofumpt, vet, staticcheck, and whether generated files are current
 	@out=$$($(LINT)/gofumpt -l .) && [ -z "$$out" ] || { echo "not gofumpt-clean: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./integration/vm/
 	$(GO) vet -tags suite ./integration/suite/
 	$(LINT)/staticcheck ./...
+	GO=$(GO) contrib/generated.sh
 
-generate: ## make the generated files again (there are none yet)
+generate: clang ## make the generated files again: the BPF objects
 	$(GO) generate ./...
 
 install: build ## install the bundle on this host

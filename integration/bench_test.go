@@ -28,6 +28,9 @@ func TestBenchNet(t *testing.T) {
 	quickBench(t, "net", []string{
 		"cni-add", "cni-add-agent", "cni-del", "attach-from-pool", "cni-add-parallel", "cni-add-1000",
 		"pingpong-bridge", "pingpong-overlay", "tcp-overlay",
+		"cpu-per-packet", "cpu-per-packet-vs-host", "tcp-stream", "tcp-rr", "udp-rr",
+		"prio-latency-avg", "prio-latency-p99", "prio-p99-vs-idle", "low-delivered", "low-delivered-busy",
+		"memcached-p99", "web-serving",
 	})
 }
 

@@ -75,6 +75,7 @@ func app() *cli.App {
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "quick", Usage: "end within 50 s, with fewer samples"},
 					&cli.PathFlag{Name: "json", Usage: "write the rows to `FILE` too"},
+					&cli.StringSliceFlag{Name: "rows", Usage: "measure these `ROWS` of net only, with commas between them"},
 				},
 				Action: inSandbox(runBench),
 			},
@@ -187,13 +188,16 @@ func runBench(c *cli.Context) error {
 	if which != "all" && !slices.Contains(benchNames(), which) || c.NArg() > 1 {
 		return fmt.Errorf("no bench %q, want one of %s, all: %w", strings.Join(c.Args().Slice(), " "), strings.Join(benchNames(), ", "), errdefs.ErrInvalidArgument)
 	}
+	if c.IsSet("rows") && which != "net" {
+		return fmt.Errorf("rows of %s can't be measured alone, only those of net: %w", which, errdefs.ErrInvalidArgument)
+	}
 	return withStock(func(cache, bin string) error {
 		rows := []bench.Row{}
 		for _, p := range plugins {
 			if which != "all" && which != p.bench.name {
 				continue
 			}
-			more, err := p.bench.run(c.Context, bench.Options{Cache: cache, Bin: bin, Quick: c.Bool("quick"), Progress: newProgress(os.Stderr)})
+			more, err := p.bench.run(c.Context, bench.Options{Cache: cache, Bin: bin, Quick: c.Bool("quick"), Rows: c.StringSlice("rows"), Progress: newProgress(os.Stderr)})
 			if err != nil {
 				return err
 			}

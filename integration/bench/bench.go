@@ -24,8 +24,15 @@ type Options struct {
 	Cache string
 	Bin   string
 	// Quick ends within 50 s, with as many rounds as fit.
-	Quick    bool
+	Quick bool
+	// Rows are those to measure; none: all. Only Network knows how to leave out others.
+	Rows     []string
 	Progress images.Progress
+}
+
+// wants reports whether any of the rows is to be measured.
+func (o Options) wants(rows ...string) bool {
+	return len(o.Rows) == 0 || slices.ContainsFunc(rows, func(r string) bool { return slices.Contains(o.Rows, r) })
 }
 
 // rounds counts rounds of measurements: each gives a sample of everything.
@@ -77,6 +84,14 @@ type Series []float64
 
 // Median is the middle sample, NaN of none.
 func (s Series) Median() float64 { return s.quantile(0.5) }
+
+func (s Series) mean() float64 {
+	var sum float64
+	for _, x := range s {
+		sum += x
+	}
+	return sum / float64(len(s))
+}
 
 func (s Series) quantile(q float64) float64 {
 	if len(s) == 0 {

@@ -87,7 +87,7 @@ func unmountOffers(dir string) (err error) {
 
 // full waits until all offers are ready and none is being made or taken apart.
 func (r *readyOffers) full(ctx context.Context) error {
-	for end := time.Now().Add(20 * time.Second); ; {
+	for end := time.Now().Add(time.Minute); ; {
 		count := map[string]int{}
 		for _, state := range []string{"making", "ready", "done"} {
 			entries, err := os.ReadDir(filepath.Join(r.dir, state))

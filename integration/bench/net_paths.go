@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/peregrine-dev/peregrine/integration/harness"
 	"github.com/peregrine-dev/peregrine/internal/netlab"
 	"github.com/peregrine-dev/peregrine/netplugin/attach"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
@@ -83,11 +85,16 @@ func (b *netBench) startPaths(ctx context.Context) error {
 
 // lodger attaches a container, to this node or for ours to the other.
 func (b *netBench) lodger(ctx context.Context, name string, near bool) (lodger, error) {
-	id := b.id()
 	plugin := b.plugin(name)
 	if !near {
 		plugin = b.far.Plugin(fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"falcon","type":"falcon","ipam":{"type":"host-local","dataDir":%q}}`, b.dir+"/far"), b.debian)
 	}
+	return b.attached(ctx, plugin)
+}
+
+// attached makes a container and attaches it.
+func (b *netBench) attached(ctx context.Context, plugin harness.CNI) (lodger, error) {
+	id := b.id()
 	ns, err := b.node()
 	if err != nil {
 		return lodger{}, err
@@ -105,7 +112,7 @@ func (b *netBench) lodger(ctx context.Context, name string, near bool) (lodger, 
 		return lodger{}, err
 	}
 	if len(result.IPs) == 0 {
-		return lodger{}, fmt.Errorf("%s gave %s no address: %s", name, id, output)
+		return lodger{}, fmt.Errorf("%s gave %s no address: %s", filepath.Base(plugin.Program), id, output)
 	}
 	address, _ := netip.AddrFromSlice(result.IPs[0].Address.IP)
 	return lodger{ns, address.Unmap()}, nil
@@ -192,7 +199,7 @@ const (
 	pings       = 300
 	streamBytes = 64 << 20
 	// patience is for a packet that got lost.
-	patience = 5 * time.Second
+	patience = 30 * time.Second
 )
 
 // open makes the sockets. Their calls block a thread, as those of most programs do: the
@@ -319,7 +326,7 @@ func (p *pair) stream(size int64) (rate float64, err error) {
 		return 0, err
 	}
 	defer from.Close()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	if err := errors.Join(to.SetDeadline(deadline), from.SetDeadline(deadline)); err != nil {
 		return 0, err
 	}

@@ -5,6 +5,15 @@ import "fmt"
 // Microseconds is the unit of rows about single packets.
 var Microseconds = Unit{"us", false}
 
+// Rows of each phase.
+var (
+	rowsOfLives  = []string{"cni-add", "cni-add-agent", "cni-del"}
+	rowsOfOffers = []string{"attach-from-pool"}
+	rowsOfPaths  = []string{"pingpong-bridge", "pingpong-overlay", "tcp-overlay"}
+	rowsOfCrowd  = []string{"cni-add-1000"}
+	rowsOfBurst  = []string{"cni-add-parallel"}
+)
+
 // netRows makes the rows of what was measured.
 func netRows(s samples, notes netNotes) []Row {
 	adds, dels, gone := s["ADD"], s["DEL"], s["gone"]

@@ -16,6 +16,13 @@ const apart = "PEREGRINE_TEST_APART"
 // TestMain runs the tests where host-local, if a configuration doesn't say where, keeps its
 // addresses in memory and not on the host.
 func TestMain(m *testing.M) {
+	if lacks, ok := os.LookupEnv(lacking); ok {
+		if err := falcond(lacks); err != nil {
+			fmt.Fprintln(os.Stderr, "falcond:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(apart) != "" {
 		os.Exit(leaktest.Main(m))
 	}

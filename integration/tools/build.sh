@@ -7,8 +7,9 @@
 #   CACHE/containerd-2.4   containerd, ctr, containerd-shim-runc-v2, from the module here
 #   CACHE/containerd-1.7   the same of the 1.7 line, from the module in containerd17/
 #   CACHE/debian           Debian's containerd 1.6, runc, crun, busybox, etcd, the
-#                          reference CNI plugins, nft, iptables and tcpdump, unpacked
-#                          and not installed, so that nothing of the host is replaced
+#                          reference CNI plugins, nft, iptables, tcpdump, memcached,
+#                          nginx and wrk, unpacked and not installed, so that nothing of
+#                          the host is replaced
 #   CACHE/lint             gofumpt and staticcheck, from the module in lint/
 #
 # A part is built again when what it is built from changes.
@@ -32,12 +33,15 @@ cache=$(cd "$cache" && pwd)
 exec 9>"$cache/lock"
 flock 9
 
+# how FUNCTION: its text, for the key of what it makes.
+how() { sed -n "/^$1() {\$/,/^}\$/p" "$0"; }
+
 # current DIR KEY: whether DIR was completed for KEY.
 current() { [ "$(cat "$1/.key" 2>/dev/null)" = "$2" ]; }
 
 # go_tools MODULE NAME LDFLAGS: builds the tools that a module pins.
 go_tools() {
-	key=$(cat "$here/$1/go.mod" "$here/$1/go.sum" "$0" | sha256sum)
+	key=$({ cat "$here/$1/go.mod" "$here/$1/go.sum" && echo "$3" && how go_tools; } | sha256sum)
 	dir=$cache/$2
 	current "$dir" "$key" && return
 	echo "building $2 (a minute or two, once)"
@@ -49,7 +53,7 @@ go_tools() {
 # debian_parts PACKAGE...: downloads packages and unpacks them side by side. What
 # was there before goes only when the new is complete.
 debian_parts() {
-	key=$(echo "$*" | cat - "$0" | sha256sum)
+	key=$({ echo "$*" && how debian_parts; } | sha256sum)
 	dir=$cache/debian
 	current "$dir" "$key" && return
 	echo "unpacking from Debian: $*"
@@ -80,4 +84,7 @@ debian_parts \
 	etcd-server containernetworking-plugins \
 	nftables libnftables1 libnftnl11 libmnl0 libjansson4 libedit2 libbsd0 libmd0 \
 	iptables libxtables12 libip4tc2 libip6tc2 libnetfilter-conntrack3 libnfnetlink0 \
-	tcpdump libpcap0.8 libdbus-1-3 libssl3
+	tcpdump libpcap0.8 libdbus-1-3 libssl3 \
+	memcached libevent-2.1-7 libsasl2-2 \
+	nginx libpcre2-8-0 libcrypt1 zlib1g \
+	wrk libluajit2-5.1-2

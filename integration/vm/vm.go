@@ -138,6 +138,15 @@ func CRIUModules() []string {
 	return []string{"af_packet_diag", "netlink_diag", "raw_diag", "tcp_diag", "udp_diag", "unix_diag", "nf_tables", "nf_conntrack_netlink"}
 }
 
+// NetworkModules are the kernel modules that the network plugin's rules and programs need,
+// for Config.Modules.
+func NetworkModules() []string {
+	return []string{
+		"nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_nat", "nft_fib", "nft_fib_ipv4", "nft_fib_ipv6", "nft_fib_inet",
+		"nft_limit", "nft_meta_bridge", "sch_ingress", "cls_bpf", "act_bpf",
+	}
+}
+
 // kernel is an unpacked kernel package.
 type kernel struct {
 	image   string // path of vmlinuz

@@ -59,6 +59,24 @@ func TestVM(t *testing.T) {
 	}
 }
 
+// TestVMPipeline boots one with four cores for the network plugin, which moves work between
+// cores.
+func TestVMPipeline(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	defer cancel()
+	cfg := vm.Config{
+		Cache: cacheDir(t), CPUs: 4, Smoke: []string{"smoke/60-pipeline.sh"}, Modules: vm.NetworkModules(), Console: t.Output(),
+		Files: []vm.File{
+			{Host: program(t, "../../netplugin/cmd/falcond", "build"), Guest: "/usr/bin/falcond"},
+			{Host: program(t, "../../netplugin/cmd/falcon", "build"), Guest: "/usr/bin/falcon"},
+			{Host: program(t, "./pipeline", "test", "-tags", "vm", "-c"), Guest: "/usr/bin/pipeline.test"},
+		},
+	}
+	if err := vm.Run(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // program has a go command, build or test -c, make a program of a package for the VM.
 func program(t *testing.T, pkg string, command ...string) string {
 	t.Helper()

@@ -23,6 +23,7 @@ import (
 	"github.com/peregrine-dev/peregrine/netplugin/attach"
 	"github.com/peregrine-dev/peregrine/netplugin/config"
 	"github.com/peregrine-dev/peregrine/netplugin/endpoint"
+	"github.com/peregrine-dev/peregrine/netplugin/fastpath"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
 	"github.com/peregrine-dev/peregrine/netplugin/peers"
@@ -38,6 +39,7 @@ type Agent struct {
 	store    *endpoint.Store
 	detacher *attach.Detacher
 	bootID   string
+	features *fastpath.Features // what the kernel has for the shortcut; nil: it is asked
 	// unreadable is that there are records that can't be read: nobody knows what is theirs.
 	unreadable bool
 	metrics    *metrics
@@ -46,6 +48,7 @@ type Agent struct {
 	leases       leases
 	reservations reservations
 	shortcut     shortcut
+	pipeline     spread
 
 	// changes is held for reading while an endpoint is changed, and for writing while the
 	// firewall's rules are replaced by what endpoints amount to.
@@ -73,13 +76,15 @@ type Options struct {
 	Root   string       // its directory; what is in it goes with a reboot
 	State  string       // the directory of what outlives one
 	Source peers.Source // where the other nodes are known from, nil on a node by itself
+	// Features is what the shortcut may use of the kernel; nil: all that the kernel has.
+	Features *fastpath.Features
 }
 
 // Open makes an agent, which works in the network namespace of the calling thread. The
 // caller has the root's lock, and closes the agent.
 func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 	a := &Agent{
-		config: o.Config, root: o.Root, stateDir: o.State, source: o.Source,
+		config: o.Config, root: o.Root, stateDir: o.State, source: o.Source, features: o.Features,
 		endpoints: map[key]*endpoint.Record{}, allowed: map[string]firewall.Endpoint{},
 		state: map[uint32]condition{}, kick: make(chan struct{}, 1),
 	}

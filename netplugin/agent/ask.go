@@ -97,6 +97,8 @@ func refused(output []byte) error {
 	switch e.Code {
 	case types.ErrUnknownContainer:
 		return fmt.Errorf("%w: %w", &e, errdefs.ErrNotFound)
+	case types.ErrTryAgainLater:
+		return fmt.Errorf("%w: %w", &e, errdefs.ErrUnavailable)
 	case types.ErrUnsupportedField, types.ErrDecodingFailure, types.ErrInvalidNetworkConfig, types.ErrInvalidEnvironmentVariables:
 		return fmt.Errorf("%w: %w", &e, errdefs.ErrInvalidArgument)
 	}

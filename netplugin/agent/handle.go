@@ -70,6 +70,10 @@ func (a *Agent) doOwn(ctx context.Context, r *Request, now time.Time) (any, erro
 		return a.release(ctx, r.reservation.ContainerID, r.reservation.Owner, now)
 	case protocol.Reservations:
 		return a.reserved(now), nil
+	case protocol.Flows:
+		return a.flows(r.limit)
+	case protocol.Pairs:
+		return a.pairs()
 	default: // there is no other
 		return a.Report(), nil
 	}

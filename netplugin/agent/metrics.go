@@ -51,13 +51,17 @@ var (
 	readyDesc     = desc("network_ready", "1 while containers can be attached.", "network")
 	dropsDesc     = desc("dropped_packets_total", "Packets that were dropped, by reason and, where it is known, the container's link.", "reason", "link")
 	packetsDesc   = desc("endpoint_packets_total", "Packets of a container; direction is seen from it.", "container", "interface", "network", "direction")
+	shortcutDesc  = desc("shortcut_on", "1 while flows may take the shortcut.")
+	takenDesc     = desc("shortcut_packets_total", "Packets that took the shortcut, by where.", "where")
+	leftDesc      = desc("kernel_path_packets_total", "Packets that went on by the kernel's path, by the reason.", "reason")
+	steeredDesc   = desc("steered_packets_total", "Packets that XDP ordered or moved at the underlay's link, by what it did.", "what")
 	bytesDesc     = desc("endpoint_bytes_total", "Bytes of a container; direction is seen from it.", "container", "interface", "network", "direction")
 )
 
 type collector struct{ a *Agent }
 
 func (c collector) Describe(to chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{endpointsDesc, nodesDesc, readyDesc, dropsDesc, packetsDesc, bytesDesc} {
+	for _, d := range []*prometheus.Desc{endpointsDesc, nodesDesc, readyDesc, dropsDesc, packetsDesc, bytesDesc, shortcutDesc, takenDesc, leftDesc, steeredDesc} {
 		to <- d
 	}
 }
@@ -76,6 +80,7 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 	for _, d := range report.Drops {
 		to <- prometheus.MustNewConstMetric(dropsDesc, prometheus.CounterValue, float64(d.Packets), d.Reason, d.Link)
 	}
+	collectShortcut(to, report.Shortcut)
 	records := c.a.records()
 	links := make([]string, 0, len(records))
 	for _, r := range records {
@@ -97,6 +102,22 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		}{{"received", t.ReceivedPackets, t.ReceivedBytes}, {"sent", t.SentPackets, t.SentBytes}} {
 			to <- prometheus.MustNewConstMetric(packetsDesc, prometheus.CounterValue, float64(v.packets), r.ContainerID, r.IfName, r.Network, v.direction)
 			to <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(v.bytes), r.ContainerID, r.IfName, r.Network, v.direction)
+		}
+	}
+}
+
+func collectShortcut(to chan<- prometheus.Metric, r ShortcutReport) {
+	on := 0.
+	if r.Off == "" {
+		on = 1
+	}
+	to <- prometheus.MustNewConstMetric(shortcutDesc, prometheus.GaugeValue, on)
+	for _, kind := range []struct {
+		desc   *prometheus.Desc
+		counts map[string]uint64
+	}{{takenDesc, r.Taken}, {leftDesc, r.Left}, {steeredDesc, r.Steered}} {
+		for name, n := range kind.counts {
+			to <- prometheus.MustNewConstMetric(kind.desc, prometheus.CounterValue, float64(n), name)
 		}
 	}
 }

@@ -64,6 +64,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.follow(ctx, moved) })
 	}
 	g.Go(func() error { return a.watchReservations(ctx) })
+	g.Go(func() error { return a.runPipeline(ctx, looked) })
 	if watcher != nil {
 		g.Go(func() error {
 			select {
@@ -72,6 +73,7 @@ func (a *Agent) Run(ctx context.Context) error {
 				return watcher.Close()
 			}
 			a.judge(ctx)
+			a.invalidate(ctx) // nobody heard what changed before
 			return a.watchShortcut(ctx, watcher)
 		})
 	}

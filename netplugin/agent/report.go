@@ -14,6 +14,7 @@ import (
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
 	"github.com/peregrine-dev/peregrine/netplugin/peers"
+	"github.com/peregrine-dev/peregrine/netplugin/priority"
 )
 
 // Report is how the agent is.
@@ -28,6 +29,8 @@ type Report struct {
 	Endpoints []EndpointReport
 	Drops     []firewall.Drop
 	Shortcut  ShortcutReport
+	Priority  PriorityReport
+	Pipeline  PipelineReport
 }
 
 // ShortcutReport is what becomes of packets that may leave the kernel's path.
@@ -71,6 +74,12 @@ type EndpointReport struct {
 	Created                       time.Time
 	// Pooled is whether its namespace was made ahead.
 	Pooled bool `json:",omitempty"`
+	// Class is that of packets which no rule gives another, and Rules is how many of these
+	// there are; with a reservation there is none that counts.
+	Class priority.Class
+	Rules int `json:",omitempty"`
+	// Reserved are the reservations for it, the one in force last.
+	Reserved []Reservation `json:",omitempty"`
 }
 
 // Report tells how the agent is.
@@ -100,8 +109,9 @@ func (a *Agent) Report() Report {
 	if source, ok := a.source.(peers.Reporter); ok {
 		r.Source = reportSource(source.Status())
 	}
+	reserved := a.reserved(time.Now())
 	for _, e := range a.records() {
-		r.Endpoints = append(r.Endpoints, reportOf(e))
+		r.Endpoints = append(r.Endpoints, a.reportOf(e, reserved))
 	}
 	slices.SortFunc(r.Endpoints, func(x, y EndpointReport) int {
 		return strings.Compare(x.Container+"/"+x.Interface, y.Container+"/"+y.Interface)
@@ -111,7 +121,7 @@ func (a *Agent) Report() Report {
 		log.L.WithError(err).Warn("read what the firewall dropped")
 	}
 	r.Drops = drops
-	r.Shortcut = a.shortcut.report()
+	r.Shortcut, r.Priority, r.Pipeline = a.shortcut.report(), a.reportPriority(), a.pipeline.get()
 	return r
 }
 
@@ -129,9 +139,17 @@ func reportSource(s peers.Status) *SourceReport {
 	return r
 }
 
-func reportOf(e *endpoint.Record) EndpointReport {
-	return EndpointReport{
+func (a *Agent) reportOf(e *endpoint.Record, reserved []Reservation) EndpointReport {
+	policy := a.policyOf(e)
+	r := EndpointReport{
 		Container: e.ContainerID, Interface: e.IfName, Network: e.Network, Addresses: e.Addresses,
 		MAC: e.MAC.String(), Link: e.Link, Namespace: e.Namespace, Created: e.Created, Pooled: e.Offer != "",
+		Class: policy.Default, Rules: len(policy.Rules),
 	}
+	for _, s := range reserved {
+		if s.covers(keyOf(e)) {
+			r.Reserved = append(r.Reserved, s)
+		}
+	}
+	return r
 }

@@ -29,6 +29,7 @@ type Request struct {
 
 	reservation Reservation   // of RESERVE; RELEASE has the container and the owner
 	ttl         time.Duration // of RESERVE; 0 is for ever
+	limit       int           // of FLOWS
 }
 
 // NewRequest reads a request of the protocol. Its errors are [types.Error].
@@ -49,8 +50,10 @@ func NewRequest(text []byte, namespace *os.File) (*Request, error) {
 		return nil, err
 	}
 	switch r.Command {
-	case protocol.Report, protocol.Reservations:
+	case protocol.Report, protocol.Reservations, protocol.Pairs:
 		return r, nil
+	case protocol.Flows:
+		return r, r.readFlows(config)
 	case protocol.Reserve:
 		return r, r.readReserve(config)
 	case protocol.Release:
@@ -151,7 +154,7 @@ func (r *Request) validate() error {
 // own tells whether the command is none of CNI's.
 func (r *Request) own() bool {
 	switch r.Command {
-	case protocol.Report, protocol.Reserve, protocol.Release, protocol.Reservations:
+	case protocol.Report, protocol.Reserve, protocol.Release, protocol.Reservations, protocol.Flows, protocol.Pairs:
 		return true
 	}
 	return false

@@ -32,5 +32,25 @@ func ipamSettings(r *Request, n *config.Network) (settings []byte, usual bool, e
 // usualWishes tells whether a request leaves all to the node.
 func usualWishes(r *Request) bool {
 	return r.Conf.PlainIPAM && len(r.Conf.RuntimeConfig.IPs) == 0 && r.Conf.RuntimeConfig.MAC == nil &&
-		len(r.Conf.Args) == 0 && !strings.Contains(";"+r.Args, ";IP=")
+		onlyLabels(r.Conf.Args) && !strings.Contains(";"+r.Args, ";IP=")
+}
+
+// onlyLabels tells whether args of a configuration asks for nothing: whoever labels its
+// containers asks for no address by that.
+func onlyLabels(args json.RawMessage) bool {
+	if args == nil {
+		return true
+	}
+	var members map[string]map[string]json.RawMessage
+	if err := json.Unmarshal(args, &members); err != nil {
+		return false
+	}
+	for of, wishes := range members {
+		for key := range wishes {
+			if of != "cni" || key != "labels" {
+				return false
+			}
+		}
+	}
+	return true
 }

@@ -40,17 +40,21 @@ func (a *Agent) openShortcut(ctx context.Context) *foreign.Watcher {
 	s := &a.shortcut
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	features := fastpath.Probe()
-	if a.config.Shortcut.Mode == "off" && a.config.Priority.Mode == "off" {
+	features := a.features
+	if features == nil {
+		probed := fastpath.Probe()
+		features = &probed
+	}
+	if !a.planPipeline(ctx) && a.config.Shortcut.Mode == "off" && a.config.Priority.Mode == "off" {
 		s.why = "off by the configuration"
-		if err := fastpath.Detach(features); err != nil {
+		if err := fastpath.Detach(*features); err != nil {
 			log.G(ctx).WithError(err).Warn("detach the programs of the shortcut")
 		}
 		return nil
 	}
 	watcher, err := foreign.Subscribe()
 	if err == nil {
-		if s.path, err = fastpath.Open(features); err != nil {
+		if s.path, err = fastpath.Open(*features); err != nil {
 			err = errors.Join(err, watcher.Close())
 		}
 	}
@@ -60,6 +64,10 @@ func (a *Agent) openShortcut(ctx context.Context) *foreign.Watcher {
 		return nil
 	}
 	s.why = "not looked at yet"
+	// Nobody heard of changes while there was no agent.
+	if err := s.path.Invalidate(); err != nil {
+		log.G(ctx).WithError(err).Error("put flows back on the kernel's path")
+	}
 	if err := s.path.SetPriority(fastpath.Priority{
 		On: a.config.Priority.Mode != "off", Batch: a.config.Priority.Mode == "batch",
 		TrustDSCP: a.config.Priority.TrustDSCP, HighRate: a.config.Priority.HighRate,
@@ -110,13 +118,13 @@ func (s *shortcut) close() error {
 func (a *Agent) watchShortcut(ctx context.Context, w *foreign.Watcher) error {
 	renew := time.NewTicker(fastpath.Lease / 6)
 	defer renew.Stop()
+	look := time.NewTicker(resync)
+	defer look.Stop()
 	changed := make(chan string)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- w.Run(ctx, func(what string) {
-			if err := a.shortcut.get().Invalidate(); err != nil { // at once
-				log.G(ctx).WithError(err).Error("put flows back on the kernel's path")
-			}
+			a.invalidate(ctx) // at once
 			select {
 			case changed <- what:
 			case <-ctx.Done():
@@ -129,14 +137,23 @@ func (a *Agent) watchShortcut(ctx context.Context, w *foreign.Watcher) error {
 			log.G(ctx).WithField("changed", what).Debug("flows are back on the kernel's path until they are seen to come through again")
 			a.judge(ctx)
 			// What came in before the change may have made a flow look seen after it.
-			if err := a.shortcut.get().Invalidate(); err != nil {
-				log.G(ctx).WithError(err).Error("put flows back on the kernel's path")
-			}
-		case <-renew.C:
+			a.invalidate(ctx)
+		case <-look.C:
 			a.judge(ctx) // not all that matters is told
+		case <-renew.C:
+			if err := a.shortcut.get().Renew(); err != nil {
+				log.G(ctx).WithError(err).Error("keep the shortcut")
+			}
 		case err := <-ended:
 			return err
 		}
+	}
+}
+
+// invalidate puts flows back on the kernel's path until they are seen to come through again.
+func (a *Agent) invalidate(ctx context.Context) {
+	if err := a.shortcut.get().Invalidate(); err != nil {
+		log.G(ctx).WithError(err).Error("put flows back on the kernel's path")
 	}
 }
 

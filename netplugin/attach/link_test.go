@@ -342,31 +342,3 @@ func openFiles(t testing.TB) int {
 	}
 	return len(entries)
 }
-
-func TestStats(t *testing.T) {
-	host, container := world(t)
-	other := netnstest.New(t)
-	s := spec(1)
-	in(t, host, func() error { return Attach(container.File(), s) })
-	in(t, host, func() error { return Attach(other.File(), spec(2)) })
-	container.Echo("udp", "10.7.1.3:7")
-	for range 10 {
-		if err := host.Try("udp", "10.7.1.3:7", time.Minute); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// Nothing more passes once it is down.
-	container.Down("eth0")
-	inside, err := container.Netlink().LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := inside.Attrs().Statistics
-	want := Traffic{c.RxPackets, c.RxBytes, c.TxPackets, c.TxBytes}
-	host.Do(func() {
-		got, err := Stats([]string{s.Link, LinkName("nobody", "eth0"), "fb7"})
-		if err != nil || len(got) != 1 || got[s.Link] != want || want.ReceivedPackets < 10 || want.SentPackets < 10 {
-			t.Errorf("got %+v, %v; inside %+v", got, err, want)
-		}
-	})
-}

@@ -93,13 +93,14 @@ __noinline int class_of(struct question *q)
 {
 	if (!q)
 		return CLASS_NORMAL;
-	struct slot *slot = get_slot(q->slot);
+	__u32 index = q->slot; // Linux 6.1 takes no key that an argument points to
+	struct slot *slot = get_slot(index);
 
 	if (!slot)
 		return CLASS_NORMAL;
 	if (slot->reserved)
 		return slot->reserved - 1;
-	struct rules *rules = slot->rules ? bpf_map_lookup_elem(&falcon_rules, &q->slot) : 0;
+	struct rules *rules = slot->rules ? bpf_map_lookup_elem(&falcon_rules, &index) : 0;
 
 	if (rules) {
 		struct address other = q->outgoing ? q->key.destination : q->key.source;
@@ -294,7 +295,7 @@ static __always_inline void arrive(struct flow *f, const struct ethhdr *eth, __u
 
 static __always_inline void count_flow(struct flow *f, const struct packet *p)
 {
-	__sync_fetch_and_add(&f->packets, 1);
+	__sync_fetch_and_add(&f->packets, p->packets ?: 1);
 	__sync_fetch_and_add(&f->bytes, p->length);
 }
 
@@ -315,10 +316,10 @@ static __always_inline void count_pair(const struct packet *p, bool sent)
 		}
 	}
 	if (sent) {
-		pair->sent_packets++;
+		pair->sent_packets += p->packets ?: 1;
 		pair->sent_bytes += p->length;
 	} else {
-		pair->received_packets++;
+		pair->received_packets += p->packets ?: 1;
 		pair->received_bytes += p->length;
 	}
 }

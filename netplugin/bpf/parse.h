@@ -37,6 +37,7 @@ struct ports {
 struct packet {
 	struct flow_key key; // without the VNI
 	__u32 length;        // from the IP header on
+	__u32 packets;       // that were put together, 0 or 1 if none
 	__u8 ttl, tos, protocol, v6;
 	__u8 checksum; // UDP has one
 	__u8 ported;   // the key has its ports
@@ -81,6 +82,13 @@ static __always_inline __u32 header_sum(const struct iphdr *ip)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
+// mapped tells whether an address is an IPv4 one, which no IPv6 packet may have: the kernel
+// drops it, and here it would be taken for a packet of IPv4.
+static __always_inline bool mapped(const struct address *a)
+{
+	return (a->word[0] | a->word[1] | (a->word[2] ^ bpf_htonl(0xffff))) == 0;
+}
+
 static __always_inline int parse_ports(void *at, void *end, struct packet *p)
 {
 	struct udphdr *udp = at;
@@ -115,6 +123,8 @@ static __always_inline int parse_ip(void *eth, void *end, __u32 length, struct p
 
 		if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 || bpf_ntohs(ip->tot_len) != length)
 			return REASON_MALFORMED;
+		if (ip->ihl == 5 && header_sum(ip) != 0xffff)
+			return REASON_MALFORMED;
 		p->length = length;
 		p->ttl = ip->ttl;
 		p->tos = ip->tos;
@@ -143,6 +153,8 @@ static __always_inline int parse_ip(void *eth, void *end, __u32 length, struct p
 		p->protocol = ip->nexthdr;
 		copy_ip6(&p->key.source, &ip->saddr);
 		copy_ip6(&p->key.destination, &ip->daddr);
+		if (mapped(&p->key.source) || mapped(&p->key.destination))
+			return REASON_MALFORMED;
 		p->key.network = p->protocol;
 		switch (ip->nexthdr) {
 		case IPPROTO_TCP:
@@ -207,7 +219,7 @@ static __always_inline int parse_outer(void *data, void *end, __u32 length, cons
 		if ((void *)(ip + 1) > end || ip->nexthdr != IPPROTO_UDP || ip->version != 6)
 			return NOT_OURS;
 		copy_ip6(&to, &ip->daddr);
-		if (!same_address(&to, &s->node))
+		if (!same_address(&to, &s->node) || mapped(&to))
 			return NOT_OURS;
 		udp = (void *)(ip + 1);
 		if ((void *)(udp + 1) > end || udp->dest != s->port)
@@ -230,4 +242,53 @@ static __always_inline int parse_outer(void *data, void *end, __u32 length, cons
 		return REASON_MALFORMED;
 	o->vni = bpf_ntohl(vxlan->vni) >> 8;
 	return REASON_NONE;
+}
+
+static __always_inline __u64 address_sum(const struct address *a)
+{
+	return (__u64)a->word[0] + a->word[1] + a->word[2] + a->word[3]; // 0xffff adds nothing
+}
+
+static __always_inline __u32 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
+}
+
+// checksum_holds tells whether the outer checksum of UDP is right if the inner one is, at
+// which the container looks: it is all that protects the VNI. By the inner one, the inner
+// datagram sums up to what its pseudo header is short of, so only headers are read. It is how
+// senders compute it ("LCO" in the kernel's Documentation/networking/checksum-offloads.rst).
+// The inner packet is UDP with a checksum; parse_outer and parse_ip found nothing wrong.
+static __always_inline bool checksum_holds(void *data, void *end, const struct outer *o, void *eth,
+					   const struct packet *p, const struct settings *s)
+{
+	__u32 header = p->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	struct udphdr *udp = data + sizeof(struct ethhdr) + (o->v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	void *ip = eth + sizeof(struct ethhdr);
+	struct udphdr *inner = ip + header;
+	const __u32 *word = (void *)udp; // of UDP, VXLAN, Ethernet: 30 bytes
+
+	if ((void *)(word + 8) > end || (void *)(inner + 1) > end)
+		return false;
+	if (bpf_ntohs(inner->len) != p->length - header)
+		return false;
+	if (udp->check == 0)
+		return true; // over IPv4 it is optional
+	__u64 pseudo = address_sum(&o->source) + address_sum(&s->node) + bpf_htons(IPPROTO_UDP) + udp->len;
+	__u64 sum = pseudo + (__u16)~bpf_htons(IPPROTO_UDP) + *(const __u16 *)(word + 7);
+
+#pragma unroll
+	for (int i = 0; i < 7; i++)
+		sum += word[i];
+	// The inner IP header less the inner pseudo header.
+	if (p->v6) {
+		sum += *(const __u32 *)ip + *(const __u16 *)(ip + __builtin_offsetof(struct ipv6hdr, nexthdr));
+	} else { // it sums up to nothing
+		sum += (__u64)(__u32)~p->key.source.word[3] + (__u32)~p->key.destination.word[3] + (__u16)~inner->len;
+	}
+	// A sender on this machine may leave the payload's part of the sum to hardware.
+	return fold(sum) == 0xffff || udp->check == fold(pseudo);
 }

@@ -57,15 +57,17 @@ static __always_inline int forwarded(struct __sk_buff *skb, const struct flow *f
 	__builtin_memcpy(e->h_dest, f->leaves_to, MAC_LEN);
 	__builtin_memcpy(e->h_source, f->leaves_from, MAC_LEN);
 	e->h_proto = bpf_htons(ETH_P_IP);
-	__u32 check = bpf_ntohs(ip->check) + 0x100; // RFC 1141; TTL is the upper byte of its word
+	__u32 check = bpf_ntohs(ip->check);
 
-	ip->check = bpf_htons((check + (check >= 0xffff)) & 0xffff);
-	ip->ttl--;
+	// In the kernel's order: of 0 and 0xffff, which are the same, it depends on that.
 	if (ce) { // the lower byte of its word grows
-		check = bpf_ntohs(ip->check) + 0xffff - (ECN_CE - (ip->tos & ECN_MASK));
-		ip->check = bpf_htons((check & 0xffff) + (check >> 16));
+		check += 0xffff - (ECN_CE - (ip->tos & ECN_MASK));
+		check = (check & 0xffff) + (check >> 16);
 		ip->tos |= ECN_CE;
 	}
+	check += 0x100; // RFC 1141; TTL is the upper byte of its word
+	ip->check = bpf_htons((check + (check >= 0xffff)) & 0xffff);
+	ip->ttl--;
 	return 0;
 }
 
@@ -179,7 +181,7 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 {
 	struct settings *s = get_settings();
 	struct outer o = {};
-	struct packet p = {};
+	struct packet p = { .packets = skb->gso_segs };
 	struct flow *f;
 	int reason;
 
@@ -191,14 +193,14 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 	reason = parse_outer(data, end, skb->len, s, &o);
 	if (reason == NOT_OURS)
 		return TC_ACT_OK;
-	if (!shortcut_on(s))
-		reason = REASON_OFF;
-	if (reason)
-		goto slow;
 	struct ethhdr *eth = data + o.headers;
 
-	reason = parse_ip(eth, end, skb->len - o.headers - sizeof(*eth), &p);
-	pin(&p, o.vni, reason);
+	if (!reason) {
+		reason = parse_ip(eth, end, skb->len - o.headers - sizeof(*eth), &p);
+		pin(&p, o.vni, reason);
+	}
+	if (!shortcut_on(s)) // what is read is for vouch
+		reason = REASON_OFF;
 	if (reason) {
 		// Fragments of UDP and the like: from_tunnel would count them once more.
 		goto slow;
@@ -224,6 +226,8 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 	reason = ready(f);
 	if (!reason && (void *)(eth + 1) <= end)
 		reason = !peer || !same_address(&o.source, &peer->address) ? REASON_PEER : wire_exception(&o, eth, f, &p);
+	if (!reason && !checksum_holds(data, end, &o, eth, &p, s))
+		reason = REASON_CHECKSUM;
 	if (reason) {
 		leave_to_kernel(f);
 		goto slow;
@@ -261,7 +265,7 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	struct settings *s = get_settings();
 	__u32 ifindex = skb->ifindex;
 	__u32 *vni = bpf_map_lookup_elem(&falcon_devices, &ifindex);
-	struct packet p = {};
+	struct packet p = { .packets = skb->gso_segs };
 	struct flow *f;
 	int reason;
 
@@ -344,7 +348,7 @@ static __always_inline int from_container(struct __sk_buff *skb)
 	__u32 ifindex = skb->ifindex;
 	__u32 *own = bpf_map_lookup_elem(&falcon_links, &ifindex);
 	struct slot *slot;
-	struct packet p = {};
+	struct packet p = { .packets = skb->gso_segs };
 	struct flow *f;
 	int reason;
 
@@ -419,7 +423,7 @@ slow:
 static __always_inline int arrived(struct __sk_buff *skb, __u32 vni, enum direction direction, __u32 own)
 {
 	struct settings *s = get_settings();
-	struct packet p = {};
+	struct packet p = { .packets = skb->gso_segs };
 
 	if (!s || !shortcut_on(s) || skb->vlan_present)
 		return TC_ACT_OK;

@@ -10,7 +10,7 @@
 #define LONGEST 3500
 
 #define STAY (-1)
-#define DRAIN 10000000LL // ns after which none of a flow's packets is in a queue
+#define DRAIN 100000000LL // ns after which none of a flow's packets is in a queue
 #define GOLDEN 0x9e3779b9
 
 static __always_inline __u32 mix(__u32 h)
@@ -148,9 +148,11 @@ static __always_inline int at_wire(struct xdp_md *ctx)
 	if ((s->flags & FLAG_VETH) && (p.protocol != IPPROTO_UDP || !p.ported))
 		return XDP_PASS;
 	p.key.network |= o.vni << 8;
-	if (s->flags & FLAG_PRIORITY) {
-		int class = class_in(&p);
+	int class = CLASS_NORMAL;
+	__s32 to = STAY;
 
+	if (s->flags & FLAG_PRIORITY) {
+		class = class_in(&p);
 		if (class == CLASS_HIGH) {
 			if (affords(s)) {
 				note(REASON_PROMOTED);
@@ -158,25 +160,24 @@ static __always_inline int at_wire(struct xdp_md *ctx)
 			}
 			note(REASON_CAPPED);
 		}
-		if (!(s->flags & FLAG_PIPELINE)) {
-			note(REASON_DEFERRED);
-			if (class == CLASS_LOW)
-				return bpf_redirect_map(&falcon_low, core, XDP_PASS);
-			return bpf_redirect_map(&falcon_normal, core, XDP_PASS);
-		}
 	}
-	if (!(s->flags & FLAG_PIPELINE))
+	if (s->flags & FLAG_PIPELINE)
+		to = core_of(&p.key, STAGE_DRIVER, ctx->ingress_ifindex, s);
+	if (to != STAY && to != core) {
+		note(REASON_STEERED);
+		return bpf_redirect_map(&falcon_driver, to, XDP_PASS);
+	}
+	if (!(s->flags & FLAG_PRIORITY))
 		return XDP_PASS;
-	__s32 to = core_of(&p.key, STAGE_DRIVER, ctx->ingress_ifindex, s);
-
-	if (to == STAY || to == core)
-		return XDP_PASS;
-	note(REASON_STEERED);
-	return bpf_redirect_map(&falcon_driver, to, XDP_PASS);
+	// What stays on this core must not be in the way of class high.
+	note(REASON_DEFERRED);
+	if (class == CLASS_LOW)
+		return bpf_redirect_map(&falcon_low, core, XDP_PASS);
+	return bpf_redirect_map(&falcon_normal, core, XDP_PASS);
 }
 
-// at_tunnel is for the VXLAN device, where XDP is generic and sees inner packets. What the
-// shortcut takes does not come here.
+// at_tunnel is for the VXLAN device, where XDP is generic and sees inner packets, before
+// from_tunnel does. What the shortcut takes at the NIC does not come here.
 static __always_inline int at_tunnel(struct xdp_md *ctx)
 {
 	struct settings *s = get_settings();
@@ -191,6 +192,8 @@ static __always_inline int at_tunnel(struct xdp_md *ctx)
 	if (parse_ip(data, end, length - sizeof(struct ethhdr), &p) == REASON_MALFORMED || !p.length)
 		return XDP_PASS;
 	p.key.network |= *vni << 8;
+	if ((s->flags & FLAG_PRIORITY) && class_in(&p) == CLASS_HIGH)
+		return XDP_PASS; // it runs to its end, and waits behind nobody
 	__s32 to = core_of(&p.key, STAGE_VXLAN, ifindex, s);
 
 	if (to == STAY || to == core)

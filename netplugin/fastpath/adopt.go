@@ -42,6 +42,14 @@ func (f *Fastpath) findMaps(spec *ebpf.CollectionSpec) (found, error) {
 				}
 			}
 		}
+		if a.Xdp == nil || !a.Xdp.Attached {
+			continue
+		}
+		if own, err := oursByID(ebpf.ProgramID(a.Xdp.ProgId)); err == nil && own {
+			if err := maps.add(ebpf.ProgramID(a.Xdp.ProgId)); err != nil {
+				return nil, errors.Join(err, maps.close())
+			}
+		}
 	}
 	if !maps.usable(spec) {
 		return nil, maps.close()

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/cilium/ebpf"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
@@ -45,7 +46,7 @@ func (f *Fastpath) Add(e Endpoint) error {
 		return fmt.Errorf("find link %s: %w", e.Link, err)
 	}
 	s := f.slots[e.Link]
-	if s != nil && (s.ifindex != ifindex || s.endpoint.Link == "" || !sameHome(s.endpoint, e)) {
+	if s != nil && (s.ifindex != ifindex || !sameHome(s.endpoint, e)) {
 		if err := f.drop(e.Link); err != nil {
 			return err
 		}
@@ -135,20 +136,33 @@ func (f *Fastpath) drop(link string) error {
 	if s == nil {
 		return nil
 	}
+	delete(f.slots, link)
+	err := f.release(s)
+	// What others do to XDP keeps no container from going: status tells, and Sync tries again.
+	_ = f.reclassify()
+	return err
+}
+
+// release makes a slot nobody's.
+func (f *Fastpath) release(s *slot) error {
 	s.value = bpf.FalconSlot{Generation: s.value.Generation + 1} // even
 	err := put(f.objects.FalconSlots, s.index, s.value)
 	for _, a := range s.endpoint.Addresses {
 		key := bpf.FalconEndpointKey{Vni: s.endpoint.VNI, Address: addressOf(a)}
-		var index uint32
-		if f.objects.FalconIps.Lookup(&key, &index) == nil && index == s.index {
-			err = errors.Join(err, remove(f.objects.FalconIps, key))
-		}
+		err = errors.Join(err, removeOwn(f.objects.FalconIps, key, s.index))
 	}
-	err = errors.Join(err, remove(f.objects.FalconLinks, s.ifindex))
-	err = errors.Join(err, remove(f.objects.FalconRules, s.index))
-	delete(f.slots, link)
+	err = errors.Join(err, removeOwn(f.objects.FalconLinks, s.ifindex, s.index))
 	f.free = append(f.free, s.index)
-	return errors.Join(err, f.reclassify())
+	return errors.Join(err, remove(f.objects.FalconRules, s.index))
+}
+
+// removeOwn deletes a key that leads to a slot, unless another slot has it by now.
+func removeOwn[K any](m *ebpf.Map, key K, slot uint32) error {
+	var has uint32
+	if m.Lookup(&key, &has) != nil || has != slot {
+		return nil
+	}
+	return remove(m, key)
 }
 
 // Keep forgets all endpoints but those of the links named: what an earlier process knew
@@ -201,13 +215,15 @@ func (f *Fastpath) recoverSlots() error {
 		s.ifindex = s.value.Ifindex
 		s.endpoint = Endpoint{VNI: s.value.Vni, Addresses: addresses[index]} // its policy comes with Add
 		link, err := net.InterfaceByIndex(int(s.ifindex))
-		name := fmt.Sprintf("gone-%d", index)
-		if err == nil && used[index] == s.ifindex {
-			name = link.Name
-			s.endpoint.Link, s.endpoint.MAC, s.endpoint.MTU = name, s.value.Mac[:], int(s.value.Mtu)
-			s.endpoint.Slow = s.value.Slow != 0
+		if err != nil || used[index] != s.ifindex { // it went, or came only in part
+			if err := f.release(s); err != nil {
+				return err
+			}
+			continue
 		}
-		f.slots[name] = s
+		s.endpoint.Link, s.endpoint.MAC, s.endpoint.MTU = link.Name, s.value.Mac[:], int(s.value.Mtu)
+		s.endpoint.Slow = s.value.Slow != 0
+		f.slots[link.Name] = s
 	}
 	return nil
 }

@@ -57,18 +57,28 @@ func Open(features Features) (*Fastpath, error) {
 	if err := features.shortcut(); err != nil {
 		return nil, err
 	}
-	f := &Fastpath{
-		features: features, slots: map[string]*slot{}, peers: map[netip.Addr]*node{},
-		devices: map[int]uint32{}, next: 1, nextPeer: 1, // 0 is nobody in both
+	spec, err := read()
+	if err != nil {
+		return nil, err
 	}
+	return openWith(features, spec)
+}
+
+// read reads the programs and what maps they want.
+func read() (*ebpf.CollectionSpec, error) {
 	spec, err := bpf.LoadFalcon()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
 	delete(spec.Maps, ".bss") // it has nothing but types
 	clear(spec.Variables)
-	if err := fitCPUs(spec); err != nil {
-		return nil, err
+	return spec, fitCPUs(spec)
+}
+
+func openWith(features Features, spec *ebpf.CollectionSpec) (*Fastpath, error) {
+	f := &Fastpath{
+		features: features, slots: map[string]*slot{}, peers: map[netip.Addr]*node{},
+		devices: map[int]uint32{}, next: 1, nextPeer: 1, // 0 is nobody in both
 	}
 	maps, err := f.findMaps(spec)
 	if err != nil {

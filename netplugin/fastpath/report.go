@@ -33,6 +33,56 @@ var names = map[bpf.FalconReason]string{
 	bpf.FalconReasonREASON_STEERED: "steered", bpf.FalconReasonREASON_SECOND: "second",
 }
 
+// meanings are what packets that are counted by a name have in common, for people.
+var meanings = map[string]string{
+	"wire":   "UDP from other nodes, from the NIC to the container",
+	"tunnel": "TCP and large UDP from other nodes, from the VXLAN device to the container",
+	"out":    "to other nodes, from the container to the VXLAN device",
+	"local":  "between containers of this node",
+
+	"off":         "came while the shortcut was off",
+	"new":         "their flow was not seen to come through unchanged yet; it may be refused or translated",
+	"settling":    "earlier packets of their flow were still under way",
+	"unknown":     "source or destination is no container that this node knows",
+	"peer":        "came from another node than the source's",
+	"protocol":    "neither TCP nor UDP",
+	"fragment":    "fragments, or of a flow that had some",
+	"options":     "IPv4 options or IPv6 extension headers",
+	"malformed":   "lengths, versions or checksums that are for the kernel to judge",
+	"ttl":         "their TTL ends here, which the kernel answers",
+	"mtu":         "too long for the next link, which the kernel answers",
+	"ecn":         "congestion marks that are for the kernel to judge",
+	"checksum":    "UDP without a checksum, or whose tunnel has one that doesn't hold",
+	"shaped":      "something at a container's link needs every packet",
+	"address":     "Ethernet addresses other than their flow's",
+	"full":        "there was no room for their flow",
+	"pairs":       "counted for no pair of containers: there was no room",
+	"unsupported": "this kernel can't take them out of a tunnel over the other version of IP at the NIC",
+
+	"deferred": "waited until those of class high had gone",
+	"promoted": "were of class high, and went first",
+	"capped":   "were of class high beyond its rate, and waited",
+	"steered":  "were moved to another core",
+	"second":   "chose a core again, the first being loaded",
+}
+
+// Meaning is a line on the packets that Counts has by a name; "" if it has none of that name.
+func Meaning(name string) string { return meanings[name] }
+
+// XDP is how the program stands that orders packets and moves them to other cores.
+type XDP struct {
+	Priority bool   // somebody asks for class high, so packets are to be ordered
+	Mode     string // how it is attached: "native", "generic", or "" where it isn't
+	Problem  error  // why it isn't attached though it is wanted, or doesn't do all of it
+}
+
+// XDP tells it.
+func (f *Fastpath) XDP() XDP {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return XDP{f.settings.Flags&bpf.FalconFlagFLAG_PRIORITY != 0, f.xdp.mode, f.xdp.problem}
+}
+
 // Counts reads the counters.
 func (f *Fastpath) Counts() (Counts, error) {
 	c := Counts{Taken: map[string]uint64{}, Left: map[string]uint64{}, Steered: map[string]uint64{}}
@@ -73,8 +123,8 @@ type Flow struct {
 	Seen                          time.Duration `json:"-"` // since boot, the last packet on the kernel's path
 }
 
-// Flows lists the flows of this epoch; old ones may be missing, for the table has room for
-// some only. A flow that changes meanwhile may be there twice or not at all.
+// Flows lists flows, those of earlier epochs among them; old ones may be missing, for the
+// table has room for some only. A flow that changes meanwhile may be there twice or not at all.
 func (f *Fastpath) Flows() ([]Flow, error) {
 	var all []Flow
 	var key bpf.FalconFlowKey

@@ -20,6 +20,7 @@ type xdpState struct {
 	link     int    // where the program of the underlay's link is; 0: nowhere
 	mode     string // "native", "generic"
 	problem  error  // why it is not where it is wanted
+	favoured bool   // the queues' threads go before programs
 }
 
 // queue is how many packets wait for a thread of a cpumap, at most; the kernel drops more.
@@ -88,7 +89,11 @@ func (f *Fastpath) attachXDP() error {
 	if err := f.makeQueues(f.objects.FalconHigh, f.objects.FalconNormal, f.objects.FalconLow); err != nil {
 		return err
 	}
-	f.xdp.problem = f.placeXDP()
+	if f.xdp.problem = f.placeXDP(); f.xdp.problem != nil || f.xdp.favoured {
+		return f.xdp.problem
+	}
+	f.xdp.problem = favour(map[*ebpf.Map]int{f.objects.FalconHigh: -20, f.objects.FalconNormal: -19, f.objects.FalconLow: -15})
+	f.xdp.favoured = f.xdp.problem == nil
 	return f.xdp.problem
 }
 

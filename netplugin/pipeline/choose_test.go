@@ -4,7 +4,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
-	"time"
 )
 
 // What the C code of the package's documentation, compiled, gave.
@@ -112,7 +111,7 @@ func TestFlowsPartAtTheNextStage(t *testing.T) {
 }
 
 func TestEntry(t *testing.T) {
-	const ms = uint64(time.Millisecond)
+	const ms = uint64(Drain) / 10
 	var e Entry
 	asked, answer := 0, 5
 	next := func(now uint64, generation uint32) int {
@@ -126,7 +125,7 @@ func TestEntry(t *testing.T) {
 		asked      int
 	}{
 		{100 * ms, 1, 5, 5, 1},     // a new entry
-		{110 * ms, 1, 6, 5, 1},     // a pause of 10 ms isn't longer than that
+		{110 * ms, 1, 6, 5, 1},     // a pause as long as Drain isn't longer
 		{119 * ms, 1, 6, 5, 1},     // it counts from the last packet
 		{129*ms + 1, 1, 6, 6, 2},   // drained
 		{129*ms - 50, 1, 7, 6, 2},  // a clock that is behind is no pause

@@ -10,6 +10,9 @@ import (
 // minCores is what a node must have: one for interrupts and one for each stage.
 const minCores = 4
 
+// maxSet is how many cores the programs have room for, for a stage: SET in maps.h.
+const maxSet = 64
+
 // Cores are the cores of each stage, ascending. No core serves two stages and no set is
 // empty, so the stages of one flow are on different cores whatever is chosen in each.
 type Cores struct {
@@ -22,7 +25,7 @@ type Cores struct {
 // sentence for the operator, where there are too few. Neither list needs to be in order.
 // Each stage has a core in any three neighbours, because neighbours mostly share a cache;
 // one core left over goes to the driver stage and a second to the VXLAN stage: these have
-// more to do.
+// more to do. A stage has 64 cores at most; those after them stay without.
 //
 // errdefs.ErrInvalidArgument: the configured cores can't be used.
 func Plan(usable, configured []int) (cores *Cores, why string, err error) {
@@ -44,6 +47,7 @@ func Plan(usable, configured []int) (cores *Cores, why string, err error) {
 	if len(list) == 0 {
 		list = usable
 	}
+	list = list[:min(len(list), 3*maxSet)]
 	cores = &Cores{}
 	for i, c := range list {
 		set := []*[]int{&cores.Driver, &cores.VXLAN, &cores.Veth}[i%3]

@@ -28,6 +28,7 @@ func TestPlan(t *testing.T) {
 		{upTo(5), nil, "driver 0,3, vxlan 1,4, veth 2", ""},
 		{upTo(4), []int{3, 1, 2, 2}, "driver 1, vxlan 2, veth 3", ""},
 		{[]int{9, 8, 2, 3}, nil, "driver 2,9, vxlan 3, veth 8", ""},
+		{upTo(1000), upTo(500)[300:305], "driver 300,303, vxlan 301,304, veth 302", ""},
 	} {
 		cores, why, err := Plan(c.usable, c.configured)
 		got := ""
@@ -90,4 +91,14 @@ func randomLoad(random *rand.Rand, cpus []int) Load {
 		l.Core[c] = random.Uint32N(1001)
 	}
 	return l
+}
+
+// The programs have room for so many.
+func TestStagesHaveTheirMost(t *testing.T) {
+	for _, n := range []int{191, 192, 193, 512} {
+		cores, _, err := Plan(upTo(n), nil)
+		if err != nil || max(len(cores.Driver), len(cores.VXLAN), len(cores.Veth)) != maxSet || len(cores.All()) != min(n, 192) {
+			t.Error(n, cores, err)
+		}
+	}
 }

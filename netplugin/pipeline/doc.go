@@ -49,7 +49,7 @@
 //
 //	#define STAY  (-1)
 //	#define LIMIT 800           // per mille
-//	#define DRAIN 10000000      // ns
+//	#define DRAIN 100000000     // ns
 //
 //	static __always_inline __u32 mix(__u32 h)
 //	{

@@ -3,9 +3,10 @@ package pipeline
 import "time"
 
 // Drain is how long a flow must have sent nothing before its packets may go to another
-// core: by then the old core's queue has none of them left (a queue of 2048 at 4.9 us for
-// a packet), so that they can't overtake each other.
-const Drain = 10 * time.Millisecond
+// core: by then the old core's queue has none of them left, so that they can't overtake each
+// other. A queue of 4096 takes 20 ms, at 4.9 us for a packet; the rest is for its thread to
+// get the core, which it has to share.
+const Drain = 100 * time.Millisecond
 
 // Entry is what BPF remembers of a flow at a stage. A new one is zero, and so is a
 // generation nowhere else.

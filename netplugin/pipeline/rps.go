@@ -87,6 +87,13 @@ func (r *RPS) Restore(ns *os.File) (foreign []Foreign, err error) {
 	return foreign, nil
 }
 
+// Holds tells whether anything is set that wasn't given back.
+func (r *RPS) Holds() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.now.Queues) > 0
+}
+
 // Retain forgets all network namespaces but these and the caller's own. Masks end with
 // their namespace; those of one that still is would stay as they are for good.
 func (r *RPS) Retain(namespaces ...*os.File) error {

@@ -28,9 +28,13 @@
 //	RELEASE       ends what an owner has reserved for a container. CONFIG is an object with
 //	              containerID and owner. OUTPUT lists what ended, which may be nothing
 //	RESERVATIONS  lists all reservations
+//	FLOWS         lists flows, as agent.Flow: those that have had the most packets, and these
+//	              first. CONFIG is an object with limit (how many at most), or nothing
+//	PAIRS         lists what passed between containers, as agent.Pair, with the most bytes first
 //
-// of which REPORT and RESERVATIONS have no CONFIG. Their errors are as CNI's: code 3 is that no
-// such container is attached, 2, 6 and 7 that the request is wrong.
+// of which REPORT, RESERVATIONS and PAIRS have no CONFIG. Their errors are as CNI's: code 3 is
+// that no such container is attached, 2, 6 and 7 that the request is wrong, 11 that nobody
+// counts flows on this node now.
 package protocol
 
 import (
@@ -53,6 +57,8 @@ const (
 	Reserve      = "RESERVE"
 	Release      = "RELEASE"
 	Reservations = "RESERVATIONS"
+	Flows        = "FLOWS"
+	Pairs        = "PAIRS"
 )
 
 // Variables are the names that a request may have.

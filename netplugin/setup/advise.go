@@ -53,6 +53,9 @@ func advise(ctx context.Context, out io.Writer, cfg config.Config, conf, bin str
 	if !strings.Contains(string(ours), `"portmap"`) {
 		fmt.Fprintf(out, "note: ports of containers can't be published; put the CNI plugin portmap into %s, remove %s and install again\n", bin, filepath.Join(conf, listName))
 	}
+	if len(ours) > 0 && !strings.Contains(string(ours), annotations) {
+		fmt.Fprintf(out, "note: annotations give pods no class of packets; put %q: true into the capabilities of falcon in %s, or remove the file and install again\n", annotations, filepath.Join(conf, listName))
+	}
 	fmt.Fprintf(out, "use the network by nerdctl run --network %s or ctr run --cni; pods have the first in %s\n", network, conf)
 	return nil
 }

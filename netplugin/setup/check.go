@@ -27,7 +27,12 @@ func Check(ctx context.Context) ([]check.Result, error) {
 	}
 	results := append(Kernel(), programs(filepath.Dir(self), cniBin))
 	results = append(results, plugins(cniBin, debianBin)...)
-	return append(results, forwarding("/proc/sys/net", cfg), address(cfg), peers(cfg), answers(ask(ctx, agentRoot())), pods(cniConf)), nil
+	agent := ask(ctx, agentRoot())
+	results = append(results, forwarding("/proc/sys/net", cfg), address(cfg), peers(cfg), answers(agent))
+	if agent.Node != nil {
+		results = append(results, shortcut(agent.Node))
+	}
+	return append(results, pods(cniConf)), nil
 }
 
 func result(probe string, s check.Status, detail string) check.Result {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/peregrine-dev/peregrine/internal/check"
 	"github.com/peregrine-dev/peregrine/netplugin/config"
+	"github.com/peregrine-dev/peregrine/netplugin/fastpath"
 )
 
 // TestKernel is run where the network plugin works: that is what the bundle needs.
@@ -28,12 +29,26 @@ func TestKernel(t *testing.T) {
 
 // TestProbe says what is missing, and what follows.
 func TestProbe(t *testing.T) {
-	for _, p := range kernelProbes() {
+	for _, p := range append(kernelProbes(), fastProbes(fastpath.Features{})...) {
 		p.try = func() error { return unix.ENOSYS }
 		r := p.run()
 		if r.Status == check.OK || r.Detail != "function not implemented: "+p.without {
 			t.Errorf("%+v", r)
 		}
+	}
+}
+
+// TestFastProbes are of the features that are missing, and of what can't be loaded then.
+func TestFastProbes(t *testing.T) {
+	failed := map[string]bool{}
+	for _, p := range fastProbes(fastpath.Features{RedirectPeer: unix.ENOSYS, XDP: unix.ENOSYS}) {
+		if r := p.run(); r.Status != check.OK {
+			failed[r.Probe] = true
+			want(t, r, check.Limited, p.without)
+		}
+	}
+	if len(failed) != 3 || !failed["bpf_redirect_peer"] || !failed["XDP"] || !failed["programs of the shortcut"] {
+		t.Errorf("%v", failed)
 	}
 }
 
@@ -67,7 +82,7 @@ func TestCheck(t *testing.T) {
 	if r := seen["programs"]; r.Status != check.Missing { // there are none beside a test
 		t.Errorf("%+v", r)
 	}
-	for _, probe := range []string{"this node's address", "falcond", "vxlan", "nftables bridge", "CNI plugin portmap", "IP forwarding", "other nodes", "CNI configuration"} {
+	for _, probe := range []string{"this node's address", "falcond", "vxlan", "nftables bridge", "CNI plugin portmap", "IP forwarding", "other nodes", "CNI configuration", "tcx", "bpf_redirect_peer", "bpf_check_mtu", "XDP", "cpumap", "programs of the shortcut"} {
 		if _, ok := seen[probe]; !ok {
 			t.Errorf("no %s in %+v", probe, results)
 		}

@@ -25,6 +25,9 @@ const (
 	cniBin   = "/opt/cni/bin"
 	listName = "10-falcon.conflist"
 
+	// annotations is the capability of CRI by which plugins get those of pods.
+	annotations = "io.kubernetes.cri.pod-annotations"
+
 	// debianBin is where Debian's containernetworking-plugins are.
 	debianBin = "/usr/lib/cni"
 
@@ -39,6 +42,8 @@ type chain struct {
 	// GC lets runtimes that know CNI 1.1 use it, for GC and STATUS. Every plugin of the
 	// list must know it, too.
 	GC bool
+	// Annotations has runtimes give those of pods, in which the class of a pod may be.
+	Annotations bool
 }
 
 func (c chain) render() ([]byte, error) {
@@ -71,7 +76,7 @@ func hostList(ctx context.Context, conf, bin, network string) ([]byte, error) {
 
 // fitting is the chain for the plugins that are in bin.
 func fitting(ctx context.Context, bin, network string) chain {
-	c := chain{Name: network, GC: true}
+	c := chain{Name: network, GC: true, Annotations: true}
 	portmap := filepath.Join(bin, "portmap")
 	if executable(portmap) != nil {
 		return c
@@ -88,12 +93,12 @@ func fitting(ctx context.Context, bin, network string) chain {
 // changed.
 func written(list []byte) (bool, error) {
 	c := chain{Name: networkOf(list)}
-	for _, c.Portmap = range []bool{false, true} {
-		for _, c.GC = range []bool{false, true} {
-			text, err := c.render()
-			if err != nil || bytes.Equal(text, list) {
-				return err == nil, err
-			}
+	for i := range 8 {
+		c.Portmap, c.GC = i&1 != 0, i&2 != 0
+		c.Annotations = i&4 != 0 // earlier versions didn't have them
+		text, err := c.render()
+		if err != nil || bytes.Equal(text, list) {
+			return err == nil, err
 		}
 	}
 	return false, nil

@@ -39,6 +39,9 @@ func TestList(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v in\n%s", err, text)
 			}
+			if !list.Plugins[0].Network.Capabilities[annotations] {
+				t.Errorf("falcon is told of no annotations:\n%s", text)
+			}
 			var plugins []string
 			for _, p := range list.Plugins {
 				plugins = append(plugins, p.Network.Type)
@@ -56,14 +59,33 @@ func TestList(t *testing.T) {
 // TestListOfAnotherDay is ours to remove though another would be written now.
 func TestListOfAnotherDay(t *testing.T) {
 	conf, bin := t.TempDir(), put(t, t.TempDir(), "portmap", portmap(`"1.1.0"`))
-	old, err := chain{Name: "old", GC: true}.render()
-	if err != nil {
-		t.Fatal(err)
-	}
+	// As versions before annotations wrote it, to the byte.
+	old := []byte(`{
+  "cniVersion": "1.0.0",
+  "cniVersions": ["1.0.0", "1.1.0"],
+  "name": "old",
+  "plugins": [
+    {
+      "type": "falcon",
+      "capabilities": {"ips": true, "mac": true}
+    }
+  ]
+}
+`)
 	put(t, conf, listName, string(old))
 	put(t, conf, "99-other.conf", `{"name": "other"}`)
 	if text, err := hostList(t.Context(), conf, bin, "blue"); err != nil || !bytes.Equal(text, old) {
 		t.Errorf("%v\n%s", err, text)
+	}
+	// So is a new one, of whatever plugins.
+	for i := range 4 {
+		text, err := chain{Name: "new", Portmap: i&1 != 0, GC: i&2 != 0, Annotations: true}.render()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ours, err := written(text); !ours || err != nil {
+			t.Errorf("not ours: %v\n%s", err, text)
+		}
 	}
 	// Once edited it isn't.
 	edited := strings.Replace(string(old), "falcon", "falcon2", 1)
@@ -122,14 +144,15 @@ func TestAdvise(t *testing.T) {
 		alone   = "is by itself"
 		noPorts = "can't be published"
 		keeps   = "and keep it; to give them falcon"
+		noClass = "give pods no class"
 		sorts   = "10-a.conf, which sorts before"
 		use     = "--network falcon"
 	)
-	all := []string{alone, noPorts, keeps, sorts, use}
+	all := []string{alone, noPorts, noClass, keeps, sorts, use}
 	with := config.Default()
 	with.Peers.File = "/etc/falcon/peers.toml"
 	ours := func(portmap bool) string {
-		text, err := chain{Name: "falcon", Portmap: portmap, GC: true}.render()
+		text, err := chain{Name: "falcon", Portmap: portmap, GC: true, Annotations: true}.render()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,6 +166,7 @@ func TestAdvise(t *testing.T) {
 		"single node":  {config.Default(), map[string]string{listName: ours(true)}, []string{alone, use}},
 		"all is well":  {with, map[string]string{listName: ours(true)}, []string{use}},
 		"no portmap":   {with, map[string]string{listName: ours(false)}, []string{noPorts, use}},
+		"earlier":      {with, map[string]string{listName: strings.Replace(ours(true), annotations, "x", 1)}, []string{noClass, use}},
 		"another":      {with, map[string]string{"10-flannel.conflist": "{}"}, []string{keeps}},
 		"sorts before": {with, map[string]string{"10-a.conf": "{}", listName: ours(true)}, []string{sorts, use}},
 	} {

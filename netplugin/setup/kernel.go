@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/internal/check"
+	"github.com/peregrine-dev/peregrine/netplugin/fastpath"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 )
 
@@ -71,6 +72,33 @@ func kernelProbes() []probe {
 	}
 }
 
+// fastProbes are of what the shortcut and the classes need. Networks work without.
+func fastProbes(f fastpath.Features) []probe {
+	const (
+		noShortcut = "all packets take the kernel's path, and classes change nothing"
+		noXDP      = "packets of class high don't overtake others, and stages of receiving stay on one core"
+	)
+	limited := func(name, works, without string, err error) probe {
+		return probe{name, works, without, check.Limited, func() error { return err }}
+	}
+	return []probe{
+		limited("eBPF", "programs run where links take and give packets", noShortcut, f.Programs),
+		limited("bpf_redirect_peer", "packets go right into a container", noShortcut, f.RedirectPeer),
+		limited("bpf_check_mtu", "packets that are too long are left to the kernel", noShortcut, f.CheckMTU),
+		limited("tcx", "programs are attached beside others' and replaced in one step",
+			"they are attached by clsact, where others' filters may be deleted with them", f.TCX),
+		limited("XDP", "packets are ordered before the kernel queues them", noXDP, f.XDP),
+		limited("cpumap", "packets wait on a core, or are moved to another", noXDP, f.CPUMap),
+		{"programs of the shortcut", "the kernel's verifier takes them", noShortcut, check.Limited, func() error {
+			p, err := fastpath.Open(f)
+			if err != nil {
+				return err
+			}
+			return p.Close()
+		}},
+	}
+}
+
 // Kernel probes what the network plugin needs of the kernel. It asks for what is used and
 // compares no versions. It leaves nothing behind. Without root it can't tell.
 func Kernel() []check.Result {
@@ -78,7 +106,7 @@ func Kernel() []check.Result {
 		return []check.Result{result("kernel", check.Limited, "not probed: that needs root")}
 	}
 	var results []check.Result
-	for _, p := range kernelProbes() {
+	for _, p := range append(kernelProbes(), fastProbes(fastpath.Probe())...) {
 		results = append(results, p.run())
 	}
 	return results

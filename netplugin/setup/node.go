@@ -2,6 +2,7 @@ package setup
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -76,4 +77,23 @@ func answers(r Report) check.Result {
 		return result(program, check.Limited, strings.Join(problems, "; "))
 	}
 	return result(program, check.OK, fmt.Sprintf("runs, version %s; %s", r.Node.Version, others(r.Node)))
+}
+
+// shortcut tells whether packets leave the kernel's path, and whose don't.
+func shortcut(n *agent.Report) check.Result {
+	const probe = "shortcut"
+	s := n.Shortcut
+	switch {
+	case s.Off != "":
+		return result(probe, check.Limited, "off: "+s.Off)
+	case s.Problem != "":
+		return result(probe, check.Limited, s.Problem)
+	case len(s.Slow) > 0:
+		var why []string
+		for _, link := range slices.Sorted(maps.Keys(s.Slow)) {
+			why = append(why, s.Slow[link])
+		}
+		return result(probe, check.OK, "on, but not for each container: "+strings.Join(why, "; "))
+	}
+	return result(probe, check.OK, "on")
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/netplugin/dump"
+	"github.com/peregrine-dev/peregrine/netplugin/fastpath"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
 )
@@ -42,7 +43,7 @@ func release(context.Context) error {
 			errs = append(errs, fmt.Errorf("remove %s: %w", l.Attrs().Name, err))
 		}
 	}
-	return errors.Join(append(errs, releaseRoutes(), releaseTables())...)
+	return errors.Join(append(errs, releaseRoutes(), releaseTables(), releasePrograms())...)
 }
 
 // isOurs tells whether a link is a network's bridge fb<VNI> or its VXLAN device fx<VNI>.
@@ -88,4 +89,12 @@ func releaseTables() error {
 		return nil
 	}
 	return err
+}
+
+// releasePrograms detaches those of the shortcut, which are at the underlay's link too.
+func releasePrograms() error {
+	if err := fastpath.Detach(fastpath.Probe()); err != nil {
+		return fmt.Errorf("detach the programs of the shortcut: %w", err)
+	}
+	return nil
 }

@@ -8,12 +8,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/netplugin/dump"
+	"github.com/peregrine-dev/peregrine/netplugin/fastpath"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/netnstest"
 	"github.com/peregrine-dev/peregrine/netplugin/overlay"
@@ -151,11 +154,26 @@ func TestReleaseOfAgent(t *testing.T) {
 		if err := errors.Join(f.Replace(firewall.State{Port: 4789}), f.Close()); err != nil {
 			t.Fatal(err)
 		}
+		p, err := fastpath.Open(fastpath.Probe())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(p.Sync(fastpath.State{
+			Node: netip.MustParseAddr("192.0.2.1"), Port: 4789, Networks: []fastpath.Network{{VNI: 7, Device: "fx7"}},
+		}), p.Close()); err != nil {
+			t.Fatal(err)
+		}
 		if made := left(t); len(made) < len(before)+5 {
 			t.Errorf("made %q of %q", made, before)
 		}
+		if n := attached(t, "eth0"); n != 1 {
+			t.Errorf("%d programs are attached to the underlay's link", n)
+		}
 		if err := release(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if n := attached(t, "eth0"); n != 0 {
+			t.Errorf("%d programs are left at the underlay's link", n)
 		}
 		if got := left(t); !slices.Equal(got, before) {
 			t.Errorf("left %q, before there were %q", got, before)
@@ -164,6 +182,20 @@ func TestReleaseOfAgent(t *testing.T) {
 			t.Errorf("left the routes %v", routes)
 		}
 	})
+}
+
+// attached counts the programs that tcx has at a link's ingress.
+func attached(t *testing.T, name string) int {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := link.QueryPrograms(link.QueryOptions{Target: l.Attrs().Index, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(found.Programs)
 }
 
 // routesOf lists the overlay's routes.

@@ -94,6 +94,9 @@ func (r Report) Print(w io.Writer) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	if err := printShortcut(w, n); err != nil {
+		return err
+	}
 	dropped := map[string]uint64{}
 	for _, d := range n.Drops {
 		dropped[d.Reason] += d.Packets
@@ -126,4 +129,24 @@ func others(n *agent.Report) string {
 		return fmt.Sprintf("%s, and %d left out: see falcond status", nodes, len(s.Rejected))
 	}
 	return nodes
+}
+
+// printShortcut says how many packets left the kernel's path, and what comes of classes.
+func printShortcut(w io.Writer, n *agent.Report) error {
+	sum := func(counts map[string]uint64) (n uint64) {
+		for _, of := range counts {
+			n += of
+		}
+		return n
+	}
+	state := "shortcut on"
+	if n.Shortcut.Off != "" {
+		state = "shortcut off: " + n.Shortcut.Off
+	}
+	left := sum(n.Shortcut.Left) - n.Shortcut.Left["pairs"] // which are by either path
+	_, err := fmt.Fprintf(w, "%s; %d packets took it, %d took the kernel's path: see falcond status\n", state, sum(n.Shortcut.Taken), left)
+	if err == nil && n.Priority.Off == "" && n.Priority.XDP != "" {
+		_, err = fmt.Fprintf(w, "packets of class high go first, by %s XDP\n", n.Priority.XDP)
+	}
+	return err
 }

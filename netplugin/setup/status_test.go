@@ -16,6 +16,7 @@ import (
 	"github.com/peregrine-dev/peregrine/internal/check"
 	"github.com/peregrine-dev/peregrine/netplugin/agent"
 	"github.com/peregrine-dev/peregrine/netplugin/config"
+	"github.com/peregrine-dev/peregrine/netplugin/fastpath"
 	"github.com/peregrine-dev/peregrine/netplugin/firewall"
 	"github.com/peregrine-dev/peregrine/netplugin/netnstest"
 	peernodes "github.com/peregrine-dev/peregrine/netplugin/peers"
@@ -68,6 +69,8 @@ func sample() agent.Report {
 		Drops: []firewall.Drop{
 			{Reason: "spoofed-ipv4", Link: "fv1", Packets: 2}, {Reason: "crossed", Link: "fb7", Packets: 1}, {Reason: "spoofed-ipv4", Packets: 3},
 		},
+		Shortcut: agent.ShortcutReport{Counts: fastpath.Counts{Taken: map[string]uint64{"wire": 4, "out": 3}, Left: map[string]uint64{"new": 2}}},
+		Priority: agent.PriorityReport{Mode: "sync", XDP: "native"},
 	}
 }
 
@@ -96,6 +99,8 @@ func TestStatus(t *testing.T) {
 NETWORK  VNI  SUBNETS                ENDPOINTS  STATE
 blue     7    10.1.2.0/24,fd00::/64  3          ready
 red      8    10.1.3.0/24            0          being set up
+shortcut on; 7 packets took it, 2 took the kernel's path: see falcond status
+packets of class high go first, by native XDP
 1 packets dropped: crossed
 5 packets dropped: spoofed-ipv4
 `; printed(t, r) != want {
@@ -108,6 +113,20 @@ red      8    10.1.3.0/24            0          being set up
 	want(t, answers(r), check.Limited, "network red: being set up")
 	r.Node.Networks = r.Node.Networks[:1]
 	want(t, answers(r), check.OK, "runs, version v1; 1 other node")
+}
+
+func TestShortcut(t *testing.T) {
+	n := sample()
+	want(t, shortcut(&n), check.OK, "on")
+	n.Shortcut.Slow = map[string]string{"fv1": "link fv1: why"}
+	want(t, shortcut(&n), check.OK, "not for each container: link fv1: why")
+	n.Shortcut.Problem = "no room"
+	want(t, shortcut(&n), check.Limited, "no room")
+	n.Shortcut.Off = "table inet t: a rule logs packets"
+	want(t, shortcut(&n), check.Limited, "off: table inet t")
+	if out := printed(t, Report{Agent: true, Node: &n}); !strings.Contains(out, "shortcut off: table inet t") {
+		t.Errorf("printed %s", out)
+	}
 }
 
 // TestOthers says how it is with the other nodes.

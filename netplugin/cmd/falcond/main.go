@@ -46,6 +46,8 @@ func app() *cli.App {
 			{Name: "status", Usage: "how this node and its networks are", Flags: asJSON, Action: show(printStatus)},
 			{Name: "endpoints", Usage: "the containers that are attached", Flags: asJSON, Action: show(printEndpoints)},
 			{Name: "peers", Usage: "the other nodes", Flags: asJSON, Action: show(printPeers)},
+			top(),
+			{Name: "pairs", Usage: "what passed between containers", Flags: asJSON, Action: showPairs},
 			reserve(), release(), reservations(asJSON),
 			{Name: "leave", Usage: "take this node out of the networks, for good", Action: withConfig(leave)},
 			{Name: "config", Usage: "look at the configuration", Subcommands: []*cli.Command{

@@ -102,7 +102,7 @@ func ofContainer(do func(ctx context.Context, c *cli.Context, container string) 
 
 // noAgent says what to do about an agent that isn't there. What it refused says that itself.
 func noAgent(err error) error {
-	if err == nil || errdefs.IsInvalidArgument(err) || errdefs.IsNotFound(err) {
+	if err == nil || errdefs.IsInvalidArgument(err) || errdefs.IsNotFound(err) || errdefs.IsUnavailable(err) {
 		return err
 	}
 	return fmt.Errorf("%w: start falcond, or give its --root", err)
