@@ -140,6 +140,9 @@ func (a *Agent) watchShortcut(ctx context.Context, w *foreign.Watcher) error {
 			a.invalidate(ctx)
 		case <-look.C:
 			a.judge(ctx) // not all that matters is told
+			if err := a.shortcut.get().Prune(); err != nil {
+				log.G(ctx).WithError(err).Warn("forget the counters of pairs that are gone")
+			}
 		case <-renew.C:
 			if err := a.shortcut.get().Renew(); err != nil {
 				log.G(ctx).WithError(err).Error("keep the shortcut")

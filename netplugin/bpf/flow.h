@@ -24,9 +24,10 @@ static __always_inline struct settings *get_settings(void)
 	return bpf_map_lookup_elem(&falcon_settings, &zero);
 }
 
-static __always_inline bool shortcut_on(const struct settings *s)
+// attended tells whether there is an agent. Without one packets are not even looked at.
+static __always_inline bool attended(const struct settings *s)
 {
-	return (s->flags & FLAG_SHORTCUT) && bpf_ktime_get_coarse_ns() < s->valid_until;
+	return bpf_ktime_get_coarse_ns() < s->valid_until;
 }
 
 static __always_inline struct slot *get_slot(__u32 i)
@@ -249,9 +250,12 @@ static __always_inline struct flow *go_out(const struct packet *p, const struct 
 }
 
 // ready tells why a flow's next packet can't take the shortcut, as far as the flow goes.
-static __always_inline int ready(struct flow *f)
+static __always_inline int ready(struct flow *f, const struct settings *s)
 {
 	__u64 now;
+
+	if (!(s->flags & FLAG_SHORTCUT))
+		return REASON_OFF; // flows are known, counted and classed nevertheless
 
 	switch (f->state) {
 	case STATE_FAST:

@@ -29,7 +29,7 @@ enum reason {
 	REASON_TUNNEL,  // shortcut after the VXLAN device
 	REASON_OUT,     // shortcut to the VXLAN device
 	REASON_LOCAL,   // shortcut between containers of the node
-	REASON_OFF,        // from here on: the kernel's path. Switched off
+	REASON_OFF,        // from here on: the kernel's path. Switched off, or there is no agent
 	REASON_NEW,        // not yet seen at the other end
 	REASON_SETTLING,   // packets before it are still under way
 	REASON_UNKNOWN,    // source or destination is no container that is known
@@ -41,7 +41,7 @@ enum reason {
 	REASON_TTL,
 	REASON_MTU,
 	REASON_ECN,
-	REASON_CHECKSUM,   // UDP without a checksum of its own
+	REASON_CHECKSUM,   // UDP without a checksum of its own, or a wrong one
 	REASON_SHAPED,     // the container's link needs every packet
 	REASON_ADDRESS,    // Ethernet addresses aren't those of the flow
 	REASON_FULL,       // no room for the flow

@@ -199,7 +199,7 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 		reason = parse_ip(eth, end, skb->len - o.headers - sizeof(*eth), &p);
 		pin(&p, o.vni, reason);
 	}
-	if (!shortcut_on(s)) // what is read is for vouch
+	if (!attended(s)) // what is read is for vouch
 		reason = REASON_OFF;
 	if (reason) {
 		// Fragments of UDP and the like: from_tunnel would count them once more.
@@ -223,7 +223,7 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 	count_flow(f, &p);
 	struct peer *peer = bpf_map_lookup_elem(&falcon_peers, &f->source);
 
-	reason = ready(f);
+	reason = ready(f, s);
 	if (!reason && (void *)(eth + 1) <= end)
 		reason = !peer || !same_address(&o.source, &peer->address) ? REASON_PEER : wire_exception(&o, eth, f, &p);
 	if (!reason && !checksum_holds(data, end, &o, eth, &p, s))
@@ -271,7 +271,7 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 
 	if (!s || !vni || skb->pkt_type != 0 /* PACKET_HOST */ || skb->vlan_present)
 		return TC_ACT_OK;
-	if (!shortcut_on(s))
+	if (!attended(s))
 		return TC_ACT_OK; // counted at the wire
 	pull(skb, PLAIN);
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -297,7 +297,7 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 	if (f->classes != s->classes)
 		classify(f, &p, s);
 	count_flow(f, &p);
-	reason = ready(f);
+	reason = ready(f, s);
 	if (!reason && p.ttl <= 1)
 		reason = REASON_TTL;
 	if (!reason && too_long(skb, f->target))
@@ -352,7 +352,7 @@ static __always_inline int from_container(struct __sk_buff *skb)
 	struct flow *f;
 	int reason;
 
-	if (!s || !own || skb->vlan_present || !shortcut_on(s))
+	if (!s || !own || skb->vlan_present || !attended(s))
 		return TC_ACT_OK;
 	slot = get_slot(*own);
 	if (!slot || !(slot->generation & 1))
@@ -387,7 +387,7 @@ static __always_inline int from_container(struct __sk_buff *skb)
 	count_pair(&p, true);
 	if (s->flags & FLAG_PRIORITY)
 		skb->priority = priority_of(f, &p, s);
-	reason = ready(f);
+	reason = ready(f, s);
 	if (!reason && !same_mac(eth->h_dest, f->came_to))
 		reason = REASON_ADDRESS;
 	if (!reason && f->direction == DIRECTION_OUT && p.ttl <= 1)
@@ -425,7 +425,7 @@ static __always_inline int arrived(struct __sk_buff *skb, __u32 vni, enum direct
 	struct settings *s = get_settings();
 	struct packet p = { .packets = skb->gso_segs };
 
-	if (!s || !shortcut_on(s) || skb->vlan_present)
+	if (!s || !attended(s) || skb->vlan_present)
 		return TC_ACT_OK;
 	pull(skb, PLAIN);
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;

@@ -135,7 +135,7 @@ static __always_inline int at_wire(struct xdp_md *ctx)
 	struct outer o = {};
 	struct packet p = {};
 
-	if (!s || !(s->flags & (FLAG_PRIORITY | FLAG_PIPELINE)) || bpf_ktime_get_coarse_ns() >= s->valid_until)
+	if (!s || !(s->flags & (FLAG_PRIORITY | FLAG_PIPELINE)) || !attended(s))
 		return XDP_PASS;
 	if (length > LONGEST || parse_outer(data, end, length, s, &o))
 		return XDP_PASS;
@@ -187,7 +187,7 @@ static __always_inline int at_tunnel(struct xdp_md *ctx)
 	__u32 length = end - data;
 	struct packet p = {};
 
-	if (!s || !vni || !(s->flags & FLAG_PIPELINE) || bpf_ktime_get_coarse_ns() >= s->valid_until || length < sizeof(struct ethhdr))
+	if (!s || !vni || !(s->flags & FLAG_PIPELINE) || !attended(s) || length < sizeof(struct ethhdr))
 		return XDP_PASS;
 	if (parse_ip(data, end, length - sizeof(struct ethhdr), &p) == REASON_MALFORMED || !p.length)
 		return XDP_PASS;

@@ -529,3 +529,38 @@ func TestReceived(t *testing.T) {
 		}
 	})
 }
+
+// With classes, what is high is handled where it came in, at both stages; what isn't waits
+// even if it stays on its core.
+func TestClassesInThePipeline(t *testing.T) {
+	opened(t, func(f *Fastpath) {
+		s := &stageTest{T: t, f: f}
+		f.settings.Node, f.settings.Port = addressOf(netip.MustParseAddr("192.0.2.1")), binary.NativeEndian.Uint16([]byte{4789 >> 8, 4789 & 0xff})
+		f.settings.Flags |= bpf.FalconFlagFLAG_PIPELINE | bpf.FalconFlagFLAG_PRIORITY
+		f.settings.Threshold, f.settings.Average = 800, 900 // everything stays
+		container := netip.MustParseAddrPort("10.9.2.2:7")
+		s.must(errors.Join(
+			f.Renew(), f.makeQueues(f.objects.FalconNormal), put(f.objects.FalconDevices, uint32(runsAt), uint32(testVNI)),
+			put(f.objects.FalconIps, bpf.FalconEndpointKey{Vni: testVNI, Address: addressOf(container.Addr())}, uint32(1)),
+		))
+		frame, flow := udpFrame(netip.MustParseAddrPort("10.9.1.2:5"), container, nil)
+		outer, _ := udpFrame(netip.MustParseAddrPort("192.0.2.2:5000"), netip.MustParseAddrPort("192.0.2.1:4789"), append([]byte{8, 0, 0, 0, 0, 0, testVNI, 0}, frame...))
+		for class, first := range map[bpf.FalconPriorityClass]uint32{bpf.FalconPriorityClassCLASS_HIGH: 2, bpf.FalconPriorityClassCLASS_NORMAL: 4} {
+			s.must(put(f.objects.FalconSlots, uint32(1), bpf.FalconSlot{Generation: 1, Vni: testVNI, Class: uint8(class)}))
+			deferred, promoted := s.count(bpf.FalconReasonREASON_DEFERRED), s.count(bpf.FalconReasonREASON_PROMOTED)
+			action, err := f.objects.FalconFirst.Run(&ebpf.RunOptions{Data: outer})
+			if err != nil || action != first || s.count(bpf.FalconReasonREASON_DEFERRED)-deferred != number(first == 4) || s.count(bpf.FalconReasonREASON_PROMOTED)-promoted != number(first == 2) {
+				t.Errorf("class %v at the NIC: %d, %v", class, action, err)
+			}
+			action, err = f.objects.FalconSecond.Run(&ebpf.RunOptions{Data: frame})
+			var chosen bpf.FalconSteer
+			there := f.objects.FalconSteers.Lookup(bpf.FalconSteerKey{Flow: flow, Stage: 1}, &chosen) == nil
+			if err != nil || action != 2 || there != (class == bpf.FalconPriorityClassCLASS_NORMAL) {
+				t.Errorf("class %v at the VXLAN device: %d, %v, chosen %v", class, action, err, there)
+			}
+			if there {
+				s.must(remove(f.objects.FalconSteers, bpf.FalconSteerKey{Flow: flow, Stage: 1}))
+			}
+		}
+	})
+}

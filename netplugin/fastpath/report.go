@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -191,4 +192,29 @@ func (f *Fastpath) Pairs() ([]Pair, error) {
 		return all, fmt.Errorf("read the counters of pairs: %w", err)
 	}
 	return all, nil
+}
+
+// Prune forgets the counters of pairs of whose containers none is on this node any more.
+func (f *Fastpath) Prune() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var key bpf.FalconPairKey
+	var each []bpf.FalconPair
+	var gone []bpf.FalconPairKey
+	entries := f.objects.FalconPairs.Iterate()
+	for entries.Next(&key, &each) {
+		var slot uint32
+		here := false
+		for _, a := range []bpf.FalconAddress{key.Source, key.Destination} {
+			here = here || f.objects.FalconIps.Lookup(&bpf.FalconEndpointKey{Vni: key.Vni, Address: a}, &slot) == nil
+		}
+		if !here {
+			gone = append(gone, key)
+		}
+	}
+	err := entries.Err()
+	for _, key := range gone {
+		err = errors.Join(err, remove(f.objects.FalconPairs, key))
+	}
+	return err
 }
