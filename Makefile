@@ -42,7 +42,7 @@ demo: build stock ## show what the bundle does, beside the stock parts, on a pri
 test: build stock ## run every test but the virtual machine's, as root
 	$(GO) test -race -p 1 -count 1 -timeout 20m ./...
 
-test-vm: build stock ## run the smoke tests in a small virtual machine: older kernel, pure cgroup v2
+test-vm: build stock ## run the smoke tests in small virtual machines: older kernel, pure cgroup v2, four cores
 	@contrib/deps.sh qemu-system-x86 e2fsprogs
 	@integration/vm/fetch.sh $(PEREGRINE_CACHE)
 	$(GO) test -tags vm -count 1 -timeout 30m -run TestVM -v ./integration/vm/

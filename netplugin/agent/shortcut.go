@@ -279,7 +279,7 @@ func (a *Agent) enter(ctx context.Context, r *endpoint.Record) {
 		return
 	}
 	if err := a.tell(path, r); err != nil {
-		log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("a container's packets stay on the kernel's path")
+		log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("tell the programs of a container; trying again")
 	}
 }
 

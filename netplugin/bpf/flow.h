@@ -5,8 +5,8 @@
 
 #include "parse.h"
 
-#define SETTLE_GAP 1000000ULL     // ns without a packet after which none is under way
-#define SETTLE_LIMIT 100000000ULL // ns after which none is waited for: some were dropped
+#define SETTLE_GAP 20000000ULL     // ns without a packet after which none is under way
+#define SETTLE_LIMIT 1000000000ULL // ns after which none is waited for: some were dropped
 
 static __always_inline void note(enum reason reason)
 {
@@ -154,6 +154,20 @@ static __always_inline bool current(const struct flow *f, const struct settings 
 	struct peer *peer = bpf_map_lookup_elem(&falcon_peers, &f->source);
 
 	return peer && peer->generation == f->source_generation;
+}
+
+// sender_of is the slot of the container of this node that sends a flow, 0 if none does.
+static __always_inline __u32 sender_of(const struct flow *f)
+{
+	switch (f->direction) {
+	case DIRECTION_OUT:
+		return f->endpoint;
+	case DIRECTION_LOCAL:
+		return f->source;
+	case DIRECTION_IN:
+		break;
+	}
+	return 0;
 }
 
 // keep puts a new flow into the table, with what its predecessor counted.

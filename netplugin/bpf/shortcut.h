@@ -163,15 +163,16 @@ static __always_inline int wire_exception(const struct outer *o, const struct et
 }
 
 // pin leaves a flow to the kernel from its first fragment on: later ones have no ports,
-// and the rest of the flow must not overtake them.
-static __always_inline void pin(struct packet *p, __u32 vni, int reason)
+// and the rest of the flow must not overtake them. own is the container that it comes from, 0
+// if it comes from another node.
+static __always_inline void pin(struct packet *p, __u32 vni, int reason, __u32 own)
 {
 	if (reason != REASON_FRAGMENT || !p->ported)
 		return;
 	p->key.network |= vni << 8;
 	struct flow *f = bpf_map_lookup_elem(&falcon_flows, &p->key);
 
-	if (f) {
+	if (f && (!own || own == sender_of(f))) {
 		f->state = STATE_SLOW;
 		f->reason = REASON_FRAGMENT;
 	}
@@ -197,7 +198,7 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 
 	if (!reason) {
 		reason = parse_ip(eth, end, skb->len - o.headers - sizeof(*eth), &p);
-		pin(&p, o.vni, reason);
+		pin(&p, o.vni, reason, 0);
 	}
 	if (!attended(s)) // what is read is for vouch
 		reason = REASON_OFF;
@@ -279,7 +280,7 @@ static __always_inline int from_tunnel(struct __sk_buff *skb)
 
 	reason = parse_ip(data, end, skb->len - sizeof(*eth), &p);
 	if (reason) {
-		pin(&p, *vni, reason);
+		pin(&p, *vni, reason, 0);
 		return TC_ACT_OK;
 	}
 	p.key.network |= *vni << 8;
@@ -363,7 +364,7 @@ static __always_inline int from_container(struct __sk_buff *skb)
 
 	reason = parse_ip(data, end, skb->len - sizeof(*eth), &p);
 	if (reason) {
-		pin(&p, slot->vni, reason);
+		pin(&p, slot->vni, reason, *own);
 		goto slow;
 	}
 	if ((void *)(eth + 1) > end || !same_mac(eth->h_source, slot->mac)) {
@@ -377,7 +378,7 @@ static __always_inline int from_container(struct __sk_buff *skb)
 		if (!f)
 			goto slow;
 	}
-	if (f->direction == DIRECTION_IN || (f->direction == DIRECTION_OUT ? f->endpoint : f->source) != *own) {
+	if (sender_of(f) != *own) {
 		reason = REASON_ADDRESS; // another's flow: the kernel's rules drop it
 		goto slow;
 	}

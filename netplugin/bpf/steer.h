@@ -113,18 +113,18 @@ static __always_inline bool affords(const struct settings *s)
 }
 
 // class_in is the class of a packet from another node: its flow's, or before that is known
-// its container's.
-static __always_inline int class_in(const struct packet *p)
+// what it will be.
+static __always_inline int class_in(const struct packet *p, const struct settings *s)
 {
 	struct flow *f = p->ported ? bpf_map_lookup_elem(&falcon_flows, &p->key) : 0;
 
-	if (f && f->direction == DIRECTION_IN)
+	if (f && f->direction == DIRECTION_IN && f->classes == s->classes)
 		return f->class;
-	struct slot *slot = get_slot(endpoint_of(p->key.network >> 8, &p->key.destination));
+	struct question q = {
+		.key = p->key, .slot = endpoint_of(p->key.network >> 8, &p->key.destination), .flags = s->flags, .tos = p->tos,
+	};
 
-	if (!slot)
-		return CLASS_NORMAL;
-	return slot->reserved ? slot->reserved - 1 : slot->class;
+	return class_of(&q);
 }
 
 static __always_inline int at_wire(struct xdp_md *ctx)
@@ -152,7 +152,7 @@ static __always_inline int at_wire(struct xdp_md *ctx)
 	__s32 to = STAY;
 
 	if (s->flags & FLAG_PRIORITY) {
-		class = class_in(&p);
+		class = class_in(&p, s);
 		if (class == CLASS_HIGH) {
 			if (affords(s)) {
 				note(REASON_PROMOTED);
@@ -192,7 +192,7 @@ static __always_inline int at_tunnel(struct xdp_md *ctx)
 	if (parse_ip(data, end, length - sizeof(struct ethhdr), &p) == REASON_MALFORMED || !p.length)
 		return XDP_PASS;
 	p.key.network |= *vni << 8;
-	if ((s->flags & FLAG_PRIORITY) && class_in(&p) == CLASS_HIGH)
+	if ((s->flags & FLAG_PRIORITY) && class_in(&p, s) == CLASS_HIGH)
 		return XDP_PASS; // it runs to its end, and waits behind nobody
 	__s32 to = core_of(&p.key, STAGE_VXLAN, ifindex, s);
 

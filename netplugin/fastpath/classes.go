@@ -99,11 +99,9 @@ func (f *Fastpath) reclassify() error {
 	if wanted {
 		f.settings.Flags |= bpf.FalconFlagFLAG_PRIORITY
 	}
-	// First the program, which looks at the flag; it goes after the flag.
-	if wanted {
-		return errors.Join(f.attachXDP(), f.write())
-	}
-	return errors.Join(f.write(), f.attachXDP())
+	err := f.write()
+	_ = f.attachXDP() // why not is told by XDP, and Sync tries again
+	return err
 }
 
 func asksForHigh(p priority.Policy) bool {
