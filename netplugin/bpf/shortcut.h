@@ -217,8 +217,11 @@ static __always_inline int from_wire(struct __sk_buff *skb)
 		if (!f)
 			goto slow;
 	}
-	if (f->tunnel)
+	if (f->tunnel) {
+		if (s->flags & FLAG_VETH)
+			vouch(skb, &o, &p);
 		return TC_ACT_OK;
+	}
 	if (f->classes != s->classes)
 		classify(f, &p, s);
 	count_flow(f, &p);
