@@ -271,8 +271,14 @@ func (l *lives) settle(t *testing.T, longest time.Duration, orphans bool) {
 
 // adopt looks for claimed parts that containerd knows nothing of, since they or their
 // claimers were killed. One that lives would end in a minute: it is told to. A dead one
-// is removed by flashcubed in a minute: it is one of the orphans.
+// is removed by flashcubed in a minute: it is one of the orphans. So is a bundle that
+// containerd has renamed to remove it, and gave up on while a start that was killed still
+// wrote there: it doesn't try again.
 func (l *lives) adopt() {
+	renamed, _ := filepath.Glob(filepath.Join(l.bundles("state"), ".*"))
+	for _, bundle := range renamed {
+		l.orphans[bundle] = true
+	}
 	parts, _ := filepath.Glob(filepath.Join(l.claimed(), "*"))
 	for _, part := range parts {
 		text, err := os.ReadFile(filepath.Join(part, claim.PidFile))
