@@ -89,6 +89,7 @@ func Open(ctx context.Context, o Options) (_ *Agent, err error) {
 		state: map[uint32]condition{}, kick: make(chan struct{}, 1),
 	}
 	a.reservations.rearm, a.reservations.changed = make(chan struct{}, 1), a.classify
+	a.shortcut.added = make(chan struct{}, 1)
 	defer func() {
 		if err != nil {
 			a.Close()

@@ -66,6 +66,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.watchReservations(ctx) })
 	g.Go(func() error { return a.runPipeline(ctx, looked) })
 	if watcher != nil {
+		g.Go(func() error { return a.attachPrograms(ctx) })
 		g.Go(func() error {
 			select {
 			case <-looked: // by then the programs are attached

@@ -30,6 +30,7 @@ type shortcut struct {
 	why     string             // why no packet takes it; "" if they do
 	slow    map[string]string  // why those of a container's link don't
 	problem error              // of the last reconcile
+	added   chan struct{}      // containers wait for their programs
 	classes sync.Mutex         // from reading a container's policy to telling the programs
 }
 
@@ -246,7 +247,14 @@ func (a *Agent) tell(path *fastpath.Fastpath, r *endpoint.Record) error {
 	defer a.shortcut.classes.Unlock()
 	e := a.fastEndpoint(r)
 	e.Policy = a.policyOf(r)
-	return path.Add(e)
+	if err := path.Add(e); err != nil {
+		return err
+	}
+	select {
+	case a.shortcut.added <- struct{}{}:
+	default: // it looks anyway
+	}
+	return nil
 }
 
 // syncEndpoints tells the programs of all containers.
@@ -280,6 +288,26 @@ func (a *Agent) enter(ctx context.Context, r *endpoint.Record) {
 	}
 	if err := a.tell(path, r); err != nil {
 		log.G(ctx).WithError(err).WithField("container", r.ContainerID).Warn("tell the programs of a container; trying again")
+	}
+}
+
+// attachPrograms puts programs at the links of containers, which takes too long for ADD, until
+// ctx is done.
+func (a *Agent) attachPrograms(ctx context.Context) error {
+	look := time.NewTicker(resync)
+	defer look.Stop()
+	for again := false; ; {
+		if err := a.shortcut.get().Attach(ctx, again); err != nil {
+			log.G(ctx).WithError(err).Warn("some containers' packets stay on the kernel's path")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.shortcut.added:
+			again = false
+		case <-look.C:
+			again = true // somebody may have taken them away
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package fastpath
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -33,10 +34,11 @@ type slot struct {
 	ifindex  uint32
 	endpoint Endpoint
 	value    bpf.FalconSlot
+	attached bool // the programs are at its link, as far as is known
 }
 
-// Add lets a container's flows take the shortcut, or changes what is known of it. The link
-// is there and has the firewall's leave to send.
+// Add lets a container's flows take the shortcut once Attach was called, or changes what is
+// known of it. The link is there and has the firewall's leave to send.
 func (f *Fastpath) Add(e Endpoint) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -53,7 +55,7 @@ func (f *Fastpath) Add(e Endpoint) error {
 		s = nil
 	}
 	if s != nil && reflect.DeepEqual(s.endpoint, e) {
-		return f.attachEndpoint(int(ifindex))
+		return nil
 	}
 	if s == nil {
 		if s, err = f.newSlot(ifindex); err != nil {
@@ -66,6 +68,34 @@ func (f *Fastpath) Add(e Endpoint) error {
 		return errors.Join(err, f.drop(e.Link))
 	}
 	return f.reclassify()
+}
+
+// Attach puts the programs at the links of containers that were added since the last time; with
+// again, at those where somebody took them away, too. For each link the kernel waits until no
+// packet passes the hook, some 20 ms: other methods go on meanwhile.
+func (f *Fastpath) Attach(ctx context.Context, again bool) error {
+	f.mu.Lock()
+	var waiting []*slot
+	for _, s := range f.slots {
+		if again || !s.attached {
+			waiting = append(waiting, s)
+		}
+	}
+	f.mu.Unlock()
+	var errs error
+	for _, s := range waiting {
+		if ctx.Err() != nil {
+			return errs
+		}
+		err := f.attachEndpoint(int(s.ifindex))
+		f.mu.Lock()
+		s.attached = err == nil
+		if err != nil && f.slots[s.endpoint.Link] == s { // it has not gone meanwhile
+			errs = errors.Join(errs, err)
+		}
+		f.mu.Unlock()
+	}
+	return errs
 }
 
 // sameHome tells whether two endpoints differ only in what flows need not know.
@@ -109,9 +139,6 @@ func (f *Fastpath) fill(s *slot) error {
 		return err
 	}
 	if err := put(f.objects.FalconLinks, s.ifindex, s.index); err != nil {
-		return err
-	}
-	if err := f.attachEndpoint(int(s.ifindex)); err != nil {
 		return err
 	}
 	for _, a := range e.Addresses {

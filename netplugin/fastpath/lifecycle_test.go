@@ -96,7 +96,7 @@ func (l *lab) place(f *Fastpath) {
 	l.Do(func() {
 		l.must(f.Sync(l.state()))
 		for _, c := range l.model.containers {
-			l.must(f.Add(l.endpoint(c)))
+			l.must(errors.Join(f.Add(l.endpoint(c)), f.Attach(l.t.Context(), false)))
 		}
 		l.must(f.Shortcut(true))
 		l.must(f.Renew())

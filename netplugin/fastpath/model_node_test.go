@@ -2,6 +2,7 @@ package fastpath
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -115,7 +116,7 @@ func newLab(t testing.TB, v6 bool, spec func(*ebpf.CollectionSpec)) *lab {
 		t.Cleanup(func() { l.path.Close() })
 		l.must(l.path.Sync(state))
 		for _, c := range l.model.containers {
-			l.must(l.path.Add(l.endpoint(c)))
+			l.must(errors.Join(l.path.Add(l.endpoint(c)), l.path.Attach(l.t.Context(), false)))
 		}
 		l.must(l.path.Shortcut(true))
 		l.must(l.path.Renew())

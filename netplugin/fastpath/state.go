@@ -73,6 +73,7 @@ func (f *Fastpath) Sync(s State) error {
 		f.settings = want
 		errs = errors.Join(errs, f.write())
 	}
+	f.findXDP()
 	return errors.Join(errs, err, f.attachXDP(), f.attachSecond())
 }
 

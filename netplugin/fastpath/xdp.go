@@ -60,14 +60,6 @@ func (f *Fastpath) makeQueues(maps ...*ebpf.Map) error {
 // attachXDP puts the program to the underlay's link if anything wants it, and takes it away
 // if nothing does.
 func (f *Fastpath) attachXDP() error {
-	if f.xdp.link == 0 && f.wire != 0 {
-		// An earlier process may have put one there.
-		if l, err := netlink.LinkByIndex(f.wire); err == nil && l.Attrs().Xdp != nil && l.Attrs().Xdp.Attached {
-			if own, err := oursByID(ebpf.ProgramID(l.Attrs().Xdp.ProgId)); err == nil && own {
-				f.xdp.link = f.wire
-			}
-		}
-	}
 	wanted := f.settings.Flags&(bpf.FalconFlagFLAG_PRIORITY|bpf.FalconFlagFLAG_PIPELINE) != 0
 	if f.xdp.link != 0 && (!wanted || f.xdp.link != f.wire) {
 		l, err := netlink.LinkByIndex(f.xdp.link)
@@ -95,6 +87,20 @@ func (f *Fastpath) attachXDP() error {
 	f.xdp.problem = favour(map[*ebpf.Map]int{f.objects.FalconHigh: -20, f.objects.FalconNormal: -19, f.objects.FalconLow: -15})
 	f.xdp.favoured = f.xdp.problem == nil
 	return f.xdp.problem
+}
+
+// findXDP notes the program of an earlier process, which may be there.
+func (f *Fastpath) findXDP() {
+	if f.xdp.link != 0 || f.wire == 0 {
+		return
+	}
+	l, err := netlink.LinkByIndex(f.wire)
+	if err != nil || l.Attrs().Xdp == nil || !l.Attrs().Xdp.Attached {
+		return
+	}
+	if own, err := oursByID(ebpf.ProgramID(l.Attrs().Xdp.ProgId)); err == nil && own {
+		f.xdp.link = f.wire
+	}
 }
 
 func (f *Fastpath) placeXDP() error {
