@@ -82,6 +82,7 @@ func TestFastClassesUnused(t *testing.T) {
 		t.Errorf("attached are %v, want %d", names, want)
 	}
 	high := c.containAs(1, "high", "high")
+	isOpen(t, c.nodes[0])
 	if names, _ := attachedTo(t, c.nodes[0]); len(names) != want+2+1 {
 		t.Errorf("with somebody who asks for class high, attached are %v, want %d", names, want+2+1)
 	}

@@ -55,8 +55,8 @@ func isOpen(t *testing.T, nodes ...*node.Node) {
 		n.Eventually(func() error {
 			s := shortcutOf(t, n)
 			// Kernel threads can't be seen from the tests' PID namespace.
-			if s.Off != "" || s.Problem != "" && !strings.Contains(s.Problem, "threads of the queues") || len(s.Slow) > 0 {
-				return fmt.Errorf("the shortcut: off %q, problem %q, slow %v", s.Off, s.Problem, s.Slow)
+			if s.Off != "" || s.Problem != "" && !strings.Contains(s.Problem, "threads of the queues") || len(s.Slow) > 0 || s.Waiting > 0 {
+				return fmt.Errorf("the shortcut: off %q, problem %q, slow %v, waiting %d", s.Off, s.Problem, s.Slow, s.Waiting)
 			}
 			return nil
 		})

@@ -41,6 +41,8 @@ type ShortcutReport struct {
 	Problem string `json:",omitempty"`
 	// Slow is why packets of a container's link don't.
 	Slow map[string]string `json:",omitempty"`
+	// Waiting is how many containers came so lately that their links have no programs yet.
+	Waiting int `json:",omitempty"`
 	fastpath.Counts
 }
 

@@ -291,8 +291,14 @@ func (a *Agent) enter(ctx context.Context, r *endpoint.Record) {
 	}
 }
 
-// attachPrograms puts programs at the links of containers, which takes too long for ADD, until
-// ctx is done.
+// Programs are attached once no container has come for calm, or after busy at the latest.
+const (
+	calm = 100 * time.Millisecond
+	busy = time.Second
+)
+
+// attachPrograms puts programs at the links of containers until ctx is done: behind ADD, and
+// not while others come, since the kernel lets nobody change any link meanwhile.
 func (a *Agent) attachPrograms(ctx context.Context) error {
 	look := time.NewTicker(resync)
 	defer look.Stop()
@@ -305,8 +311,27 @@ func (a *Agent) attachPrograms(ctx context.Context) error {
 			return nil
 		case <-a.shortcut.added:
 			again = false
+			a.awaitCalm(ctx)
 		case <-look.C:
 			again = true // somebody may have taken them away
+		}
+	}
+}
+
+// awaitCalm returns when no container has come for a while.
+func (a *Agent) awaitCalm(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, busy)
+	defer cancel()
+	for {
+		quiet := time.NewTimer(calm)
+		select {
+		case <-ctx.Done():
+			quiet.Stop()
+			return
+		case <-quiet.C:
+			return
+		case <-a.shortcut.added:
+			quiet.Stop()
 		}
 	}
 }
@@ -364,6 +389,7 @@ func (s *shortcut) report() ShortcutReport {
 	if s.path == nil {
 		return r
 	}
+	r.Waiting = s.path.Waiting()
 	var err error
 	if r.Counts, err = s.path.Counts(); err != nil {
 		log.L.WithError(err).Warn("read what the shortcut counted")

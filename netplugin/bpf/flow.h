@@ -5,8 +5,8 @@
 
 #include "parse.h"
 
-#define SETTLE_GAP 20000000ULL     // ns without a packet after which none is under way
-#define SETTLE_LIMIT 1000000000ULL // ns after which none is waited for: some were dropped
+#define SETTLE_GAP 100000000ULL    // ns without a packet after which none is under way
+#define SETTLE_LIMIT 5000000000ULL // ns after which none is waited for: some were dropped
 
 static __always_inline void note(enum reason reason)
 {

@@ -38,7 +38,9 @@ type slot struct {
 }
 
 // Add lets a container's flows take the shortcut once Attach was called, or changes what is
-// known of it. The link is there and has the firewall's leave to send.
+// known of it. The link is there and has the firewall's leave to send. Without tcx the programs
+// are attached here: making a clsact qdisc drops what the link is sending (qdisc_graft stops it),
+// and there is nothing yet.
 func (f *Fastpath) Add(e Endpoint) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -67,7 +69,26 @@ func (f *Fastpath) Add(e Endpoint) error {
 	if err := f.fill(s); err != nil {
 		return errors.Join(err, f.drop(e.Link))
 	}
+	if f.features.TCX != nil && !s.attached {
+		if err := f.attachEndpoint(int(s.ifindex)); err != nil {
+			return err
+		}
+		s.attached = true
+	}
 	return f.reclassify()
+}
+
+// Waiting is how many containers' links have no programs yet.
+func (f *Fastpath) Waiting() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for _, s := range f.slots {
+		if !s.attached {
+			n++
+		}
+	}
+	return n
 }
 
 // Attach puts the programs at the links of containers that were added since the last time; with

@@ -100,6 +100,9 @@ func printShortcut(w io.Writer, r agent.Report) {
 	for _, link := range slices.Sorted(maps.Keys(r.Shortcut.Slow)) {
 		fmt.Fprintf(w, "\tnot for %s: %s\n", cmp.Or(containers[link], link), r.Shortcut.Slow[link])
 	}
+	if n := r.Shortcut.Waiting; n > 0 {
+		fmt.Fprintf(w, "\tnot yet for %d new containers\n", n)
+	}
 }
 
 // printPriority says what comes of classes.
