@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X github.com/peregrine-dev/peregrine/internal/version.Version=
 PREFIX  ?= /usr/local
 BINARIES := peregrine containerd-baoverlay-grpc \
 	containerd-shim-flashcube-v1 flashcube-shim flashcube-init flashcubed \
-	falcon falcond
+	falcon falcond plasmactl
 LINT    := $(PEREGRINE_CACHE)/lint
 GO      ?= go
 

@@ -75,7 +75,7 @@ func app() *cli.App {
 				Flags: []cli.Flag{
 					&cli.BoolFlag{Name: "quick", Usage: "end within 50 s, with fewer samples"},
 					&cli.PathFlag{Name: "json", Usage: "write the rows to `FILE` too"},
-					&cli.StringSliceFlag{Name: "rows", Usage: "measure these `ROWS` of net only, with commas between them"},
+					&cli.StringSliceFlag{Name: "rows", Usage: "measure these `ROWS` of net or plasma only, with commas between them"},
 				},
 				Action: inSandbox(runBench),
 			},
@@ -87,6 +87,9 @@ func app() *cli.App {
 func checkHost(c *cli.Context) error {
 	var results []check.Result
 	for _, p := range plugins {
+		if p.check == nil {
+			continue
+		}
 		found, err := p.check(c.Context)
 		if err != nil {
 			return err
@@ -138,6 +141,9 @@ func installHost(c *cli.Context) error {
 		return err
 	}
 	for _, p := range plugins {
+		if p.advise == nil {
+			continue
+		}
 		if err := p.advise(c.Context, os.Stdout); err != nil {
 			return err
 		}
@@ -165,6 +171,9 @@ func installed(ctx context.Context) ([]install.Plugin, error) {
 	}
 	var parts []install.Plugin
 	for _, p := range plugins {
+		if p.install == nil {
+			continue
+		}
 		part, err := p.install(ctx, bin)
 		if err != nil {
 			return nil, err
@@ -188,8 +197,8 @@ func runBench(c *cli.Context) error {
 	if which != "all" && !slices.Contains(benchNames(), which) || c.NArg() > 1 {
 		return fmt.Errorf("no bench %q, want one of %s, all: %w", strings.Join(c.Args().Slice(), " "), strings.Join(benchNames(), ", "), errdefs.ErrInvalidArgument)
 	}
-	if c.IsSet("rows") && which != "net" {
-		return fmt.Errorf("rows of %s can't be measured alone, only those of net: %w", which, errdefs.ErrInvalidArgument)
+	if c.IsSet("rows") && which != "net" && which != "plasma" {
+		return fmt.Errorf("rows of %s can't be measured alone, only those of net and plasma: %w", which, errdefs.ErrInvalidArgument)
 	}
 	return withStock(func(cache, bin string) error {
 		rows := []bench.Row{}

@@ -15,7 +15,8 @@ import (
 // plugin is what the front door needs of each part of the bundle. A new part adds
 // itself to plugins, and rows to the demo.
 type plugin struct {
-	name    string
+	name string
+	// check, install and advise are nil of what needs nothing of the host.
 	check   func(context.Context) ([]check.Result, error)
 	install func(ctx context.Context, bin string) (install.Plugin, error)
 	// advise tells what an installation leaves to the operator.
@@ -58,6 +59,10 @@ var plugins = []plugin{
 		advise:  falcon.Advise,
 		status:  func(ctx context.Context) (report, error) { return falcon.Status(ctx) },
 		bench:   benchmark{"net", bench.Network},
+	},
+	{
+		name:  "plasma",
+		bench: benchmark{"plasma", bench.Plasma},
 	},
 }
 

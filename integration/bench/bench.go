@@ -25,7 +25,7 @@ type Options struct {
 	Bin   string
 	// Quick ends within 50 s, with as many rounds as fit.
 	Quick bool
-	// Rows are those to measure; none: all. Only Network knows how to leave out others.
+	// Rows are those to measure; none: all. Network and Plasma know how to leave out others.
 	Rows     []string
 	Progress images.Progress
 }

@@ -137,7 +137,14 @@ func bpfObjects(s State) error {
 		if err != nil {
 			return err
 		}
-		s.add("BPF program %d", next)
+		name := ""
+		if p, err := ebpf.NewProgramFromID(next); err == nil {
+			if info, err := p.Info(); err == nil {
+				name = info.Name
+			}
+			p.Close()
+		}
+		s.add("BPF program %d %s", next, name)
 		id = next
 	}
 	for id := ebpf.MapID(0); ; {
@@ -148,7 +155,14 @@ func bpfObjects(s State) error {
 		if err != nil {
 			return err
 		}
-		s.add("BPF map %d", next)
+		name := ""
+		if m, err := ebpf.NewMapFromID(next); err == nil {
+			if info, err := m.Info(); err == nil {
+				name = info.Name
+			}
+			m.Close()
+		}
+		s.add("BPF map %d %s", next, name)
 		id = next
 	}
 }

@@ -144,6 +144,7 @@ func TestEtcdPaused(t *testing.T) {
 
 // TestEtcdPausedEarly pauses etcd at many moments of a node's first second.
 func TestEtcdPausedEarly(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.Config{})
 	put(t, s.Client(), node(3))
 	for i := range 8 {
@@ -197,6 +198,7 @@ func TestEtcdCompacted(t *testing.T) {
 
 // TestEtcdExpired has a node that died and isn't coming back.
 func TestEtcdExpired(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.Config{})
 	client := s.Client()
 	lease, err := client.Grant(t.Context(), 10)
@@ -253,6 +255,7 @@ func TestEtcdRevoked(t *testing.T) {
 
 // TestEtcdWiped loses all data. The new store is at a lower revision than the watches.
 func TestEtcdWiped(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t, etcdtest.Config{})
 	client := s.Client()
 	for range 100 {

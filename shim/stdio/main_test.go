@@ -2,6 +2,7 @@ package stdio_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -157,8 +158,9 @@ func (p *process) wait(t testing.TB) int {
 	case st := <-p.status:
 		return st
 	case <-time.After(patience):
+		state, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid)) // a zombie has exited, and nobody heard
 		_ = unix.Kill(p.pid, unix.SIGKILL)
-		t.Fatal("the process doesn't exit")
+		t.Fatalf("the process doesn't exit: %s", state)
 		return -1
 	}
 }

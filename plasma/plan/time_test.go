@@ -1,0 +1,183 @@
+package plan_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/peregrine-dev/peregrine/plasma/model"
+)
+
+// course plans for servers' usage over time: one snapshot for each row, and says what is done.
+func course(t *testing.T, policy string, usage [][]float64) [][]string {
+	t.Helper()
+	p := planner(t, policy)
+	var m model.Memory
+	var all [][]string
+	for i, row := range usage {
+		b := newBuilder(len(row))
+		b.At += time.Duration(i) * window
+		for s, cpu := range row {
+			for j := range 10 {
+				b.actor(fmt.Sprintf("p%d-%d", s, j), "Part", s, cpu/10)
+			}
+		}
+		got := p.Plan(&b.Snapshot, m)
+		m = got.Memory
+		all = append(all, actions(got))
+	}
+	return all
+}
+
+func TestForATime(t *testing.T) {
+	t.Parallel()
+	p := planner(t, `rule r: server.cpu.perc > 80 for 10s => pin(Part);`)
+	var m model.Memory
+	var held []bool
+	for i, cpu := range []float64{0.9, 0.9, 0.5, 0.9, 0.9, 0.9, 0.9} {
+		b := newBuilder(1)
+		b.At += time.Duration(i) * window
+		b.actor("p", "Part", 0, cpu)
+		plan := p.Plan(&b.Snapshot, m)
+		m = plan.Memory
+		held = append(held, plan.Decisions[0].Code == "pinned")
+	}
+	if want := []bool{false, false, false, false, false, true, true}; !slices.Equal(held, want) {
+		t.Errorf("it held %v, want %v", held, want)
+	}
+}
+
+func TestOverATime(t *testing.T) {
+	t.Parallel()
+	p := planner(t, `rule r: server.cpu.perc > 80 over 15s => pin(Part);`)
+	var m model.Memory
+	var held []bool
+	for i, cpu := range []float64{0.5, 0.9, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9, 0.9} {
+		b := newBuilder(1)
+		b.At += time.Duration(i) * window
+		b.actor("p", "Part", 0, cpu)
+		// The memory goes through its written form, as that of a live system does.
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m = model.Memory{}
+		if err := json.Unmarshal(text, &m); err != nil {
+			t.Fatal(err)
+		}
+		plan := p.Plan(&b.Snapshot, m)
+		m = plan.Memory
+		held = append(held, plan.Decisions[0].Code == "pinned")
+	}
+	if want := []bool{false, false, false, true, true, false, false, false, true}; !slices.Equal(held, want) {
+		t.Errorf("it held %v, want %v", held, want)
+	}
+}
+
+func TestCooldowns(t *testing.T) {
+	t.Parallel()
+	const policy = `limits { servers 1..9; cooldown up 10s down 15s; } server.cpu.perc < 60 or server.cpu.perc > 80 => balance({Part}, cpu);`
+	got := course(t, policy, [][]float64{{0.95}, {0.95}, {0.95}})
+	if want := [][]string{{"scale-out n0"}, nil, {"scale-out n0"}}; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("up: %q, want %q", got, want)
+	}
+	got = course(t, policy, [][]float64{{0.1, 0.1}, {0.1, 0.1}, {0.7, 0.7}, {0.1, 0.1}, {0.1, 0.1}, {0.1, 0.1}, {0.1, 0.1}})
+	for i, list := range got {
+		if drains := slices.Contains(list, "drain s1"); drains != (i >= 5) {
+			t.Errorf("down, at %d: %q", i, list)
+		}
+	}
+}
+
+func TestStartingServersAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	p := planner(t, `server.cpu.perc < 60 or server.cpu.perc > 80 => balance({Part}, cpu);`)
+	b := newBuilder(2)
+	for i := range 9 {
+		b.actor(fmt.Sprintf("p%d", i), "Part", 0, 0.1)
+	}
+	b.Servers[1].State = model.Starting
+	if got := p.Plan(&b.Snapshot, model.Memory{}); len(got.Actions) > 0 {
+		t.Errorf("%q%s", actions(got), describe(got))
+	}
+}
+
+func TestDrainIsFollowedThrough(t *testing.T) {
+	t.Parallel()
+	p := planner(t, `limits { moves 2 per 5s; } server.cpu.perc > 80 => balance({Part}, cpu);`)
+	b := newBuilder(2)
+	for i := range 5 {
+		b.actor(fmt.Sprintf("p%d", i), "Part", 0, 0.05)
+	}
+	b.Servers[0].State = model.Draining
+	last, plans := run(t, p, &b.Snapshot, 5)
+	if last.Servers[0].State != model.Down {
+		t.Errorf("it is %s", last.Servers[0].State)
+	}
+	for i, want := range []int{2, 2, 1, 1, 0} {
+		if len(plans[i].Actions) != want {
+			t.Errorf("plan %d does %q, want %d actions", i, actions(plans[i]), want)
+		}
+	}
+}
+
+func TestPinnedActorsKeepADrain(t *testing.T) {
+	t.Parallel()
+	p := planner(t, `true => pin(Root);`)
+	b := newBuilder(2)
+	b.actor("root", "Root", 0, 0.1)
+	b.Servers[0].State = model.Draining
+	got := p.Plan(&b.Snapshot, model.Memory{})
+	if len(got.Actions) > 0 || !slices.ContainsFunc(got.Decisions, func(d model.Decision) bool { return d.Code == "drain-blocked" }) {
+		t.Errorf("%q%s", actions(got), describe(got))
+	}
+}
+
+func TestReservationsEnd(t *testing.T) {
+	t.Parallel()
+	p := planner(t, `server.cpu.perc > 80 and client.call(Folder(f).open).perc > 40 => reserve(f, cpu);`)
+	b := newBuilder(2)
+	hot := b.actor("hot", "Folder", 0, 0.6)
+	b.actor("cold", "Folder", 0, 0.3)
+	b.call(model.Client, hot, "open", 10)
+	first := p.Plan(&b.Snapshot, model.Memory{})
+	if want := []string{"move cold s0 s1", "reserve hot s0"}; !slices.Equal(actions(first), want) {
+		t.Fatalf("%q, want %q%s", actions(first), want, describe(first))
+	}
+	s, m := apply(&b.Snapshot, &first), first.Memory
+	for i := range 8 { // it still uses much: the reservation stays, though the rule holds no more
+		got := p.Plan(s, m)
+		if len(got.Actions) > 0 {
+			t.Fatalf("plan %d: %q", i, actions(got))
+		}
+		s, m = apply(s, &got), got.Memory
+	}
+	s.Actors[hot].Usage.CPU, s.Servers[0].Usage.CPU = 0.1, 0.1
+	got := p.Plan(s, m)
+	if want := []string{"release hot s0"}; !slices.Equal(actions(got), want) || len(got.Memory.Reserved) > 0 {
+		t.Errorf("%q, want %q", actions(got), want)
+	}
+}
+
+// Any snapshot that is valid can be planned for.
+func FuzzPlan(f *testing.F) {
+	for seed := range 3 {
+		text, err := json.Marshal(big(20*(seed+1), 3))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	p := planner(f, everything)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var s model.Snapshot
+		if json.Unmarshal(text, &s) != nil || s.Validate() != nil || len(s.Actors) > 1000 {
+			return
+		}
+		first := p.Plan(&s, model.Memory{})
+		s.At += s.Window
+		p.Plan(&s, first.Memory)
+	})
+}
