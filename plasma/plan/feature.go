@@ -97,9 +97,9 @@ func (v *view) called(f *epl.Feature, actor, caller int32) float64 {
 		return 0
 	}
 	if caller == none {
-		return 100 * sum / index.byClients[server]
+		return 100 * sum / v.received().byClients[server]
 	}
-	return 100 * sum / index.received[v.Actors[caller].Type][server]
+	return 100 * sum / v.received().byType[v.Actors[caller].Type][server]
 }
 
 func holds(op epl.Op, value, bound float64) bool {

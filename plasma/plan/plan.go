@@ -69,9 +69,9 @@ type run struct {
 	budget  budget
 	explain explainer
 	demand  demand
-	drained map[int32]bool // servers that are, or begin, draining
-	ceiling float64        // share of a processor up to which actors are put on a server
-	moved   []bool         // actors that this plan moves
+	drained []bool  // servers that are, or begin, draining
+	ceiling float64 // share of a processor up to which actors are put on a server
+	moved   []bool  // actors that this plan moves
 }
 
 // fired is a behavior of a rule, with where the rule holds.
@@ -93,7 +93,7 @@ func newRun(p *ir.Program, s *model.Snapshot, before *model.Memory) *run {
 	r := &run{
 		view: newView(s, before), program: p, before: before,
 		pinned: map[int32]string{}, apart: map[int32][]bond{}, beside: map[int32][]bond{},
-		drained: map[int32]bool{}, moved: make([]bool, len(s.Actors)),
+		drained: make([]bool, len(s.Servers)), moved: make([]bool, len(s.Actors)),
 	}
 	r.ceiling = ceiling(p)
 	r.groups.of = make([]int32, len(s.Actors))
@@ -119,7 +119,7 @@ func (r *run) keep() {
 	for i := range r.Servers {
 		if s := &r.Servers[i]; s.State == model.Up || s.State == model.Draining {
 			m.Usage[s.ID] = r.load[i]
-			r.drained[int32(i)] = s.State == model.Draining
+			r.drained[i] = s.State == model.Draining
 		}
 	}
 	maps.DeleteFunc(m.Raised, func(id string, _ model.Resources) bool { _, ok := m.Usage[id]; return !ok })

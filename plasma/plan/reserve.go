@@ -110,7 +110,7 @@ func (r *run) give(f fired, a int32) (done bool, code, why string) {
 	}
 	free := 0
 	for i := range r.Servers {
-		if !r.closed[i] && !r.drained[int32(i)] && r.keeper[i] == none {
+		if !r.closed[i] && !r.drained[i] && r.keeper[i] == none {
 			free++
 		}
 	}

@@ -252,13 +252,15 @@ func (r *run) drain(n int, f fired, why string) {
 		if r.closed[s] || r.drained[s] || r.keeper[s] != none {
 			continue
 		}
-		cost, free := 0.0, true
+		cost, free, unsettled := 0.0, true, 0
 		for _, a := range r.on(s) {
 			code, _ := r.stays(a)
 			free = free && code == ""
-			cost += r.weight([]int32{a})
+			if cost += r.weight([]int32{a}); !r.settled(a) {
+				unsettled++
+			}
 		}
-		if free {
+		if free && 2*unsettled <= len(r.on(s)) { // else many would move again at once
 			all = append(all, victim{s, cost * (1 + r.used(s, "cpu"))})
 		}
 	}
@@ -266,7 +268,7 @@ func (r *run) drain(n int, f fired, why string) {
 		return cmp.Or(cmp.Compare(x.cost, y.cost), cmp.Compare(r.Servers[y.server].ID, r.Servers[x.server].ID))
 	})
 	if len(all) == 0 {
-		r.explain.add(f.rule, "", false, codeBlocked, why+", but each has actors that must stay", nil)
+		r.explain.add(f.rule, "", false, codeBlocked, why+", but each has actors that must stay, or mostly such as were moved lately", nil)
 		return
 	}
 	from := len(r.plan.Actions)
@@ -301,6 +303,9 @@ func (r *run) empty(s int32) {
 	for _, u := range r.units(s, nil, "cpu") {
 		to, _, reason := r.least(u.members, u.usage, "cpu", r.ceiling, s, false)
 		if to == none { // better a full server, or one that they left, than one that never ends
+			to, _, _ = r.least(u.members, u.usage, "cpu", 1, s, false)
+		}
+		if to == none {
 			to, _, reason = r.least(u.members, u.usage, "cpu", 1, s, true)
 		}
 		if to == none {

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/peregrine-dev/peregrine/plasma/epl"
@@ -210,17 +211,34 @@ func (v *view) names(a, b int32) int { return cmp.Compare(v.Actors[a].ID, v.Acto
 
 // calls are the snapshot's by callee and by caller.
 type calls struct {
-	in, out   edges
-	byClients []float64            // calls by clients that a server received
-	received  map[string][]float64 // and by actors of a type
+	in, out edges
+	shares  *shares // nil until somebody asks
+}
+
+// shares are how many calls servers received.
+type shares struct {
+	byClients []float64
+	byType    map[string][]float64 // by actors of a type
 }
 
 func (v *view) callIndex() *calls {
-	if v.calls != nil {
-		return v.calls
+	if v.calls == nil {
+		c := &calls{}
+		var both sync.WaitGroup // each goes through all calls
+		both.Go(func() { c.out = v.edges(func(e *model.Call) int { return e.From }) })
+		c.in = v.edges(func(e *model.Call) int { return e.To })
+		both.Wait()
+		v.calls = c
 	}
-	c := &calls{byClients: make([]float64, len(v.Servers)), received: map[string][]float64{}}
-	c.in, c.out = v.edges(func(e *model.Call) int { return e.To }), v.edges(func(e *model.Call) int { return e.From })
+	return v.calls
+}
+
+func (v *view) received() *shares {
+	c := v.callIndex()
+	if c.shares != nil {
+		return c.shares
+	}
+	c.shares = &shares{byClients: make([]float64, len(v.Servers)), byType: map[string][]float64{}}
 	for i := range v.Calls {
 		e := &v.Calls[i]
 		server := v.Actors[e.To].Server
@@ -228,19 +246,18 @@ func (v *view) callIndex() *calls {
 			continue
 		}
 		if e.From == model.Client {
-			c.byClients[server] += e.Count
+			c.shares.byClients[server] += e.Count
 			continue
 		}
 		kind := v.Actors[e.From].Type
-		sums := c.received[kind]
+		sums := c.shares.byType[kind]
 		if sums == nil {
 			sums = make([]float64, len(v.Servers))
-			c.received[kind] = sums
+			c.shares.byType[kind] = sums
 		}
 		sums[server] += e.Count
 	}
-	v.calls = c
-	return c
+	return c.shares
 }
 
 // edges are calls by the actor at one of their ends.
@@ -253,20 +270,20 @@ func (e *edges) of(actor int32) []int32 { return e.all[e.begin[actor]:e.begin[ac
 
 func (v *view) edges(end func(*model.Call) int) edges {
 	n := len(v.Actors)
-	e := edges{make([]int32, n+1), make([]int32, len(v.Calls))}
+	e := edges{make([]int32, n+2), nil}
 	for i := range v.Calls {
 		if at := end(&v.Calls[i]); at >= 0 {
-			e.begin[at+1]++
+			e.begin[at+2]++
 		}
 	}
 	for a := range n {
-		e.begin[a+1] += e.begin[a]
+		e.begin[a+2] += e.begin[a+1]
 	}
-	next := slices.Clone(e.begin[:n])
+	e.all = make([]int32, e.begin[n+1])
 	for i := range v.Calls {
 		if at := end(&v.Calls[i]); at >= 0 {
-			e.all[next[at]] = int32(i)
-			next[at]++
+			e.all[e.begin[at+1]] = int32(i)
+			e.begin[at+1]++ // in the end it is where the next one's begin
 		}
 	}
 	return e

@@ -156,6 +156,7 @@ func printDecisions(w io.Writer, p *model.Plan) error {
 
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }
