@@ -282,6 +282,10 @@ func (r *run) drain(n int, f fired, why string) {
 	r.explain.add(f.rule, "", true, codeIn, why+": "+count(len(r.plan.Actions)-from, "server goes", "servers go"), r.explain.since(from))
 }
 
+// draining stands for the rule by which a server is emptied: the one that wanted fewer may hold
+// no more.
+var draining = &ir.Rule{Name: "drain"}
+
 // evacuate moves actors away from servers that are draining, and ends those that are empty.
 func (r *run) evacuate() {
 	for i := range r.Servers {
@@ -290,8 +294,8 @@ func (r *run) evacuate() {
 			continue
 		}
 		if len(r.hosted[s]) == 0 && r.Servers[s].State == model.Draining {
-			at := r.act(model.Action{Verb: model.Stop, Actor: none, From: none, To: i, ToName: r.Servers[s].ID, Node: none, Rule: "drain", Reason: "it hosts nobody"})
-			r.explain.add(nil, "", true, codeStopped, r.Servers[s].ID+" is empty, and ends", []int{at})
+			at := r.act(model.Action{Verb: model.Stop, Actor: none, From: none, To: i, ToName: r.Servers[s].ID, Node: none, Rule: draining.Name, Reason: "it hosts nobody"})
+			r.explain.add(draining, "", true, codeStopped, r.Servers[s].ID+" is empty, and ends", []int{at})
 			continue
 		}
 		r.empty(s)
@@ -312,7 +316,7 @@ func (r *run) empty(s int32) {
 			why = r.Actors[u.members[0]].ID + " can't go: " + reason
 			continue
 		}
-		if !r.move(u.members, to, fired{}, r.Servers[s].ID+" is draining") {
+		if !r.move(u.members, to, fired{rule: draining}, r.Servers[s].ID+" is draining") {
 			why = "the limit on moves is reached"
 			break
 		}
@@ -326,8 +330,8 @@ func (r *run) empty(s int32) {
 	}
 	switch {
 	case left > 0 && why != "":
-		r.explain.add(nil, "", false, codeBlocked, r.Servers[s].ID+" is draining, and "+count(left, "actor is", "actors are")+" still there: "+why, r.explain.since(from))
+		r.explain.add(draining, "", false, codeBlocked, r.Servers[s].ID+" is draining, and "+count(left, "actor is", "actors are")+" still there: "+why, r.explain.since(from))
 	case len(r.plan.Actions) > from:
-		r.explain.add(nil, "", true, codeDrained, r.Servers[s].ID+" gives its last actors away", r.explain.since(from))
+		r.explain.add(draining, "", true, codeDrained, r.Servers[s].ID+" gives its last actors away", r.explain.since(from))
 	}
 }
