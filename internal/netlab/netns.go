@@ -34,7 +34,13 @@ func New() (_ *NS, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a network namespace (needs root): %w", err)
 	}
-	if err := ns.Up("lo"); err != nil {
+	err = ns.Up("lo")
+	if err == nil {
+		// A closed connection whose other end was cut off is tried for minutes, and would keep the
+		// namespace, and all that is in it, for as long.
+		err = ns.SetSysctl("net/ipv4/tcp_orphan_retries", "1")
+	}
+	if err != nil {
 		return nil, errors.Join(err, ns.Close())
 	}
 	return ns, nil

@@ -34,8 +34,6 @@ const (
 	codeStarting  = "starting"
 	codeNoNode    = "no-node"
 	codeMoved     = "moved"
-	codeSplit     = "split"
-	codeSwapped   = "swapped"
 	codeResized   = "resized"
 	codeOut       = "scaled-out"
 	codeIn        = "scaled-in"

@@ -57,7 +57,6 @@ func (g *groups) leave(actors []int32) {
 type unit struct {
 	members []int32
 	usage   model.Resources
-	state   float64
 }
 
 // units are what a server hosts, of those that may move, the one that uses most of a resource
@@ -80,7 +79,7 @@ func (r *run) units(server int32, types map[string]bool, resource string) []unit
 				break
 			}
 			wanted = wanted || types[r.Actors[m].Type]
-			u.usage, u.state = u.usage.Add(r.usage[m]), u.state+r.Actors[m].State
+			u.usage = u.usage.Add(r.usage[m])
 		}
 		if wanted {
 			all = append(all, u)

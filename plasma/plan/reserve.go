@@ -57,10 +57,10 @@ func (r *run) keepReserved(asked map[string]fired) {
 		had := r.plan.Memory.Reserved[id]
 		a, lives := actors[id]
 		s, there := servers[had.Server]
-		if !lives || !there || r.Servers[s].State != model.Up {
+		if !lives || !there || r.Servers[s].State != model.Up || r.home[a] != s {
 			delete(r.plan.Memory.Reserved, id)
 			if there {
-				r.release(a, s, id, had, "it has no use any more", lives)
+				r.release(a, s, id, had, id+" is not there", lives)
 			}
 			continue
 		}

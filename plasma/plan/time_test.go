@@ -162,6 +162,22 @@ func TestReservationsEnd(t *testing.T) {
 	}
 }
 
+// A move may fail: what was reserved for it is not kept for nobody.
+func TestReservationsWithoutTheirActor(t *testing.T) {
+	t.Parallel()
+	p := planner(t, `server.cpu.perc > 80 => balance({Folder}, cpu);`)
+	b := newBuilder(2)
+	b.actor("hot", "Folder", 0, 0.3)
+	m := model.Memory{Reserved: map[string]model.Reservation{
+		"hot":  {Server: "s1", Resource: "cpu", Rule: "r", Last: b.At},
+		"gone": {Server: "s0", Resource: "cpu", Rule: "r", Last: b.At},
+	}}
+	got := p.Plan(&b.Snapshot, m)
+	if want := []string{"release gone s0", "release hot s1"}; !slices.Equal(actions(got), want) || len(got.Memory.Reserved) > 0 {
+		t.Errorf("%q, want %q; %v", actions(got), want, got.Memory.Reserved)
+	}
+}
+
 // Any snapshot that is valid can be planned for.
 func FuzzPlan(f *testing.F) {
 	for seed := range 3 {
