@@ -92,6 +92,7 @@ func Run(ctx context.Context, c Config) (err error) {
 	}
 	children := make(chan os.Signal, 32)
 	signal.Notify(children, unix.SIGCHLD)
+	inherit()
 	go reap(children)
 	builder, err := c.builder()
 	if err != nil {
@@ -439,4 +440,14 @@ func slug(reason string) string {
 		}
 		return '-'
 	}, reason), "-")
+}
+
+// inherit has the processes of containers begin with no signal ignored, as runc's do: these two
+// Go leaves as they were when the daemon was started by nohup, for one.
+func inherit() {
+	for _, s := range []os.Signal{unix.SIGHUP, unix.SIGINT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s) // exec undoes what is caught
+		}
+	}
 }

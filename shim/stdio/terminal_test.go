@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -97,6 +98,9 @@ func TestTerminalDrain(t *testing.T) {
 // TestTerminalHangup ends the input: the process loses its terminal.
 func TestTerminalHangup(t *testing.T) {
 	watch(t)
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP) // a process begins with what is ignored, as by nohup, not with what is caught
+	defer signal.Stop(hup)
 	c := fifos(t)
 	c = stdio.Config{Stdin: c.Stdin, Stdout: c.Stdout, Terminal: true}
 	out := reader(t, c.Stdout)
