@@ -87,10 +87,15 @@ func fillCache(from, at lodger) error {
 	defer unix.Close(fd)
 	answer := make([]byte, len(stored))
 	for key := range cacheKeys {
-		if _, err := unix.Write(fd, set(key)); err != nil {
+		request := set(key)
+		err := uninterrupted(func() error {
+			_, err := unix.Write(fd, request)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("fill memcached: %w", err)
 		}
-		if n, err := unix.Read(fd, answer); err != nil || !bytes.Equal(answer[:n], stored) {
+		if n, err := read(fd, answer); err != nil || !bytes.Equal(answer[:n], stored) {
 			return fmt.Errorf("fill memcached: it said %q: %w", answer[:max(n, 0)], err)
 		}
 	}

@@ -122,7 +122,9 @@ func (l lodger) connect(to netip.AddrPort) (fd int, err error) {
 	err = errors.Join(
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
 		patient(fd, patience),
-		unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}),
+		uninterrupted(func() error {
+			return unix.Connect(fd, &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()})
+		}),
 	)
 	if err != nil {
 		return -1, errors.Join(fmt.Errorf("connect to %s: %w", to, err), unix.Close(fd))
@@ -156,7 +158,10 @@ func connection(a, b lodger) (near, far int, err error) {
 	if err != nil {
 		return -1, -1, err
 	}
-	far, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
+	err = uninterrupted(func() (err error) {
+		far, _, err = unix.Accept4(listener, unix.SOCK_CLOEXEC)
+		return err
+	})
 	if err == nil {
 		err = errors.Join(unix.SetsockoptInt(far, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1), patient(far, patience))
 		if err == nil {

@@ -297,13 +297,22 @@ func echo(fd, n int) error {
 }
 
 func read(fd int, buffer []byte) (n int, err error) {
-	for {
+	err = uninterrupted(func() (err error) {
 		n, err = unix.Read(fd, buffer)
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return 0, fmt.Errorf("no packet for %s: %w", patience, os.ErrDeadlineExceeded)
-		case !errors.Is(err, unix.EINTR):
-			return n, err
+		return err
+	})
+	if errors.Is(err, unix.EAGAIN) {
+		return 0, fmt.Errorf("nothing came for %s: %w", patience, os.ErrDeadlineExceeded)
+	}
+	return n, err
+}
+
+// uninterrupted makes a system call until no signal interrupts it: calls of a socket that has
+// a timeout are not restarted by themselves, signal(7), and the Go runtime sends signals.
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
 		}
 	}
 }
