@@ -6,12 +6,12 @@ LDFLAGS := -s -w -X github.com/peregrine-dev/peregrine/internal/version.Version=
 PREFIX  ?= /usr/local
 BINARIES := peregrine containerd-baoverlay-grpc \
 	containerd-shim-flashcube-v1 flashcube-shim flashcube-init flashcubed \
-	falcon falcond plasmactl
+	falcon falcond plasmad plasmactl plasma-sidecar
 LINT    := $(PEREGRINE_CACHE)/lint
 GO      ?= go
 
 # What the tests and the demo need of Debian; the bundle itself needs xfsprogs.
-PACKAGES := xfsprogs debootstrap util-linux iproute2
+PACKAGES := xfsprogs debootstrap util-linux iproute2 chromium python3 nodejs
 # What makes BPF objects of C, and strips them. The objects are part of the repository.
 CLANG    := clang-14 llvm-14 libbpf-dev
 

@@ -8,6 +8,7 @@ import (
 	"github.com/peregrine-dev/peregrine/internal/check"
 	"github.com/peregrine-dev/peregrine/internal/install"
 	falcon "github.com/peregrine-dev/peregrine/netplugin/setup"
+	plasma "github.com/peregrine-dev/peregrine/plasma/setup"
 	shim "github.com/peregrine-dev/peregrine/shim/setup"
 	snapshotter "github.com/peregrine-dev/peregrine/snapshotter/setup"
 )
@@ -61,8 +62,12 @@ var plugins = []plugin{
 		bench:   benchmark{"net", bench.Network},
 	},
 	{
-		name:  "plasma",
-		bench: benchmark{"plasma", bench.Plasma},
+		name:    plasma.Name,
+		check:   plasma.Check,
+		install: plasma.Plugin,
+		advise:  plasma.Advise,
+		status:  func(ctx context.Context) (report, error) { return plasma.Status(ctx) },
+		bench:   benchmark{"plasma", bench.Plasma},
 	},
 }
 

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -31,12 +32,13 @@ var (
 type plasmaBench struct {
 	Options
 	rows []Row
+	node *plasmaLive // of real containers; nil until one is needed
 }
 
 // Plasma measures what needs no container: the checker, the planner, the simulator; and in the
 // simulator the plans of each world's own policy beside those of others. Simulated figures are
 // of the same seeds on both sides.
-func Plasma(ctx context.Context, o Options) ([]Row, error) {
+func Plasma(ctx context.Context, o Options) (rows []Row, err error) {
 	b := &plasmaBench{Options: o}
 	steps := []struct {
 		names []string
@@ -49,7 +51,14 @@ func Plasma(ctx context.Context, o Options) ([]Row, error) {
 		{[]string{"moves-vs-original", "overload-vs-original"}, b.worlds},
 		{[]string{"ping-pong"}, b.stationary},
 		{[]string{"server-seconds-vs-static-peak", "server-seconds-vs-hpa"}, b.elastic},
+		{[]string{"profile-per-message"}, b.profiling},
+		{[]string{"profile-throughput", "call-same-container", "call-same-node", "calls-per-second"}, b.calls},
 	}
+	defer func() {
+		if b.node != nil {
+			err = errors.Join(err, b.node.close(ctx))
+		}
+	}()
 	var all []string
 	for _, step := range steps {
 		all = append(all, step.names...)

@@ -15,6 +15,8 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/peregrine-dev/peregrine/internal/netlab"
 )
 
 // Containerd is a private containerd.
@@ -23,6 +25,9 @@ type Containerd struct {
 	Version   string
 	Address   string
 	Namespace string // of the containers that Ctr and Client see
+	// NS is the network namespace that it runs in; nil is the harness's. It may be set before
+	// Start.
+	NS *netlab.NS
 
 	dir, path string
 	env       []string
@@ -32,6 +37,15 @@ type Containerd struct {
 // dir, which is on the host's disk. dropIns are files of conf.d by name; shims are those
 // of other runtimes than its own.
 func StartContainerd(ctx context.Context, cache, version, dir string, dropIns map[string][]byte, shims ...Shim) (*Containerd, error) {
+	c, err := NewContainerd(cache, version, dir, dropIns, shims...)
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Start(ctx)
+}
+
+// NewContainerd is StartContainerd without the start.
+func NewContainerd(cache, version, dir string, dropIns map[string][]byte, shims ...Shim) (*Containerd, error) {
 	path, err := stockPath(cache, version)
 	if err != nil {
 		return nil, err
@@ -72,7 +86,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.nri.v1.nri"]
 			return nil, err
 		}
 	}
-	return c, c.Start(ctx)
+	return c, nil
 }
 
 // Start runs containerd, again after Stop or Kill.
@@ -81,10 +95,15 @@ func (c *Containerd) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.Process, err = start(filepath.Join(c.dir, "containerd.log"), c.path, c.env, program, "--config", c.config())
+	command := []string{program, "--config", c.config()}
+	if c.NS != nil {
+		command = append([]string{"nsenter", "--net=" + c.NS.Path(), "--"}, command...)
+	}
+	c.Process, err = start(filepath.Join(c.dir, "containerd.log"), c.path, c.env, command[0], command[1:]...)
 	if err != nil {
 		return err
 	}
+	c.Name = "containerd"
 	err = c.ready(ctx, func(ctx context.Context) error {
 		client, err := c.Client()
 		if err != nil {

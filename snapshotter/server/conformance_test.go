@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/proxy"
 	"github.com/containerd/containerd/v2/core/snapshots/testsuite"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -59,10 +60,16 @@ func testConfig(root string, engine baoverlay.Engine) config.Config {
 // through the socket.
 func TestConformance(t *testing.T) {
 	pooltest.NeedRoot(t)
+	// The suite clears the process's mask and puts back what it found, which is for one at a
+	// time: here all find it cleared.
+	mask := unix.Umask(0)
+	t.Cleanup(func() { unix.Umask(mask) })
 	for engine, setup := range engines {
 		t.Run(string(engine), func(t *testing.T) {
+			t.Parallel()
 			// The name decides what the suite excuses: nothing.
 			t.Run("direct", func(t *testing.T) {
+				t.Parallel()
 				testsuite.SnapshotterSuite(t, "baoverlay", func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 					cfg, remove, err := setup(ctx, root)
 					if err != nil {
@@ -80,6 +87,7 @@ func TestConformance(t *testing.T) {
 				})
 			})
 			t.Run("socket", func(t *testing.T) {
+				t.Parallel()
 				testsuite.SnapshotterSuite(t, "baoverlay", func(ctx context.Context, root string) (snapshots.Snapshotter, func() error, error) {
 					cfg, remove, err := setup(ctx, root)
 					if err != nil {

@@ -1,5 +1,6 @@
-// Command plasmactl works with elasticity policies: it formats and checks them, and serves
-// editors. See docs/plasma.md.
+// Command plasmactl works with elasticity policies: it formats and checks them, tries them and
+// serves editors; and it speaks to plasmad, which carries them out. See docs/plasma.md and
+// docs/plasma/ctl.md.
 package main
 
 import (
@@ -46,7 +47,7 @@ func main() {
 func app() *cli.App {
 	return &cli.App{
 		Name:            "plasmactl",
-		Usage:           "elasticity policies: write, check, try and explain them",
+		Usage:           "elasticity policies: write, check, try and explain them, and run services by them",
 		Version:         version.Version,
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // main's
@@ -58,5 +59,7 @@ func commands() []*cli.Command {
 	return []*cli.Command{
 		vetCommand(), formatCommand(), worldsCommand(), simCommand(), compareCommand(),
 		planCommand(), explainCommand(), replayCommand(), lspCommand(),
+		applyCommand(), deleteCommand(), statusCommand(), topCommand(), moveCommand(), drainCommand(),
+		pauseCommand(), resumeCommand(), callCommand(),
 	}
 }

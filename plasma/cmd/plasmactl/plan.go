@@ -24,9 +24,9 @@ const maxSnapshot = 512 << 20
 func planCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "plan",
-		Usage:     "say what a policy would do about a snapshot",
-		ArgsUsage: "POLICY SNAPSHOT",
-		Flags:     []cli.Flag{languageFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON"}},
+		Usage:     "say what a policy would do about a snapshot, or about a running service",
+		ArgsUsage: "POLICY SNAPSHOT | --live SERVICE [POLICY]",
+		Flags:     []cli.Flag{languageFlag(), liveFlag(), socketFlag(), &cli.BoolFlag{Name: "json", Usage: "print JSON"}},
 		Action: func(c *cli.Context) error {
 			p, err := planOf(c)
 			if err != nil {
@@ -44,9 +44,9 @@ func explainCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "explain",
 		Usage:     "say why a policy would do that, and why it would not do more",
-		ArgsUsage: "POLICY SNAPSHOT",
+		ArgsUsage: "POLICY SNAPSHOT | --live SERVICE [POLICY]",
 		Flags: []cli.Flag{
-			languageFlag(),
+			languageFlag(), liveFlag(), socketFlag(),
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
 			&cli.StringFlag{Name: "rule", Usage: "of the rule `NAME` only"},
 		},
@@ -69,6 +69,9 @@ func explainCommand() *cli.Command {
 // planOf plans what a command's arguments name. Of a record, it is the last step's snapshot
 // with its memory.
 func planOf(c *cli.Context) (*model.Plan, error) {
+	if service := c.String("live"); service != "" {
+		return livePlan(c, service)
+	}
 	if c.NArg() != 2 {
 		return nil, fmt.Errorf("want a policy and a snapshot: %w", errdefs.ErrInvalidArgument)
 	}

@@ -16,7 +16,7 @@ func vetCommand() *cli.Command {
 		Description: "- or no file is standard input.\n" +
 			"Exit codes: 0 if there is nothing, or only warnings and notes; 1 if a policy is refused; 2 for anything else.",
 		Flags: []cli.Flag{
-			languageFlag(),
+			languageFlag(), liveFlag(), socketFlag(),
 			&cli.PathFlag{Name: "manifest", Usage: "the application's `FILE` of types, functions, properties and metrics, to check names"},
 			&cli.BoolFlag{Name: "json", Usage: "for machines"},
 		},
@@ -61,8 +61,12 @@ func vetFiles(c *cli.Context) error {
 	}
 	bad := false
 	all := []finding{}
-	for _, file := range files(c) {
-		name, text, err := read(c, file)
+	source, list := read, files(c)
+	if service := c.String("live"); service != "" {
+		source, list = livePolicy, []string{service}
+	}
+	for _, file := range list {
+		name, text, err := source(c, file)
 		if err != nil {
 			return err
 		}

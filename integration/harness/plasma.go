@@ -1,0 +1,304 @@
+package harness
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/peregrine-dev/peregrine/integration/images"
+	"github.com/peregrine-dev/peregrine/internal/netlab"
+	"github.com/peregrine-dev/peregrine/plasma/api"
+	"github.com/peregrine-dev/peregrine/plasma/config"
+	"github.com/peregrine-dev/peregrine/plasma/service"
+	"github.com/peregrine-dev/peregrine/plasma/status"
+)
+
+// Plasma is a cluster of plasmads, each with a containerd of its own, in network namespaces that
+// a switch connects.
+type Plasma struct {
+	Nodes []*PlasmaNode
+
+	dir    *Dir
+	bridge *netlab.NS
+}
+
+// PlasmaNode is one of them. Its process is plasmad.
+type PlasmaNode struct {
+	*Process
+	NS         *netlab.NS
+	Containerd *Containerd
+	Config     config.Config
+	// Root and Run are plasmad's directories.
+	Root, Run string
+	// Env is what plasmad's environment has more.
+	Env []string
+
+	bin, file, log string
+}
+
+// StartPlasma starts a cluster of n nodes with what is in bin: n1, n2 and so on, each with a
+// member of etcd within plasmad. change, if not nil, alters a node's configuration before it
+// starts; shims are those of other runtimes. The caller calls Remove.
+func StartPlasma(ctx context.Context, cache, bin string, n int, change func(*config.Config), shims ...Shim) (_ *Plasma, err error) {
+	p := &Plasma{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Remove(ctx))
+		}
+	}()
+	if bin, err = filepath.Abs(bin); err != nil {
+		return nil, err
+	}
+	if p.dir, err = NewDir(cache); err != nil {
+		return nil, err
+	}
+	if p.bridge, err = netlab.New(); err != nil {
+		return nil, err
+	}
+	if err := p.bridge.Bridge("br0", 1500); err != nil {
+		return nil, err
+	}
+	authority, err := newAuthority(p.dir.Path)
+	if err != nil {
+		return nil, err
+	}
+	var members []string
+	for i := 1; i <= n; i++ {
+		members = append(members, fmt.Sprintf("n%d=%s:7701", i, nodeAddress(i)))
+	}
+	for i := 1; i <= n; i++ {
+		if err := p.add(ctx, cache, bin, i, members, authority, change, shims); err != nil {
+			return nil, err
+		}
+	}
+	for _, node := range p.Nodes {
+		if err := node.launch(); err != nil {
+			return nil, err
+		}
+	}
+	for _, node := range p.Nodes {
+		if err := node.await(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func nodeAddress(i int) string { return fmt.Sprintf("192.0.2.%d", i) }
+
+// add makes a node with its containerd.
+func (p *Plasma) add(ctx context.Context, cache, bin string, i int, members []string, a *authority, change func(*config.Config), shims []Shim) (err error) {
+	name, address := fmt.Sprintf("n%d", i), nodeAddress(i)
+	dir := filepath.Join(p.dir.Path, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	id := filepath.Base(p.dir.Path) + "-" + name
+	node := &PlasmaNode{Root: filepath.Join(dir, "plasma"), Run: "/run/plasma-" + id, bin: bin, file: filepath.Join(dir, "plasma.toml"), log: filepath.Join(dir, "plasmad.log")}
+	p.Nodes = append(p.Nodes, node)
+	if node.NS, err = netlab.New(); err != nil {
+		return err
+	}
+	port := fmt.Sprintf("p%d", i)
+	if err := errors.Join(
+		node.NS.Up("lo"),
+		netlab.Wire(netlab.End{NS: node.NS, Link: "eth0"}, netlab.End{NS: p.bridge, Link: port}, 1500),
+		p.bridge.Port("br0", port),
+		node.NS.Address("eth0", address+"/24"),
+	); err != nil {
+		return err
+	}
+	if node.Containerd, err = NewContainerd(cache, "2.4", filepath.Join(dir, "c"), nil, shims...); err != nil {
+		return err
+	}
+	node.Containerd.NS, node.Containerd.Namespace = node.NS, "plasma-"+id
+	if err := node.Containerd.Start(ctx); err != nil {
+		return err
+	}
+	c := config.Default()
+	c.Node, c.Containerd, c.Namespace = name, node.Containerd.Address, node.Containerd.Namespace
+	c.Web.Address = ""
+	if len(members) > 1 {
+		c.Address, c.Member.Peer, c.Member.Members = address+":7700", address+":7701", members
+		if c.TLS.CA, c.TLS.Cert, c.TLS.Key, err = a.certify(dir, address); err != nil {
+			return err
+		}
+	}
+	if change != nil {
+		change(&c)
+	}
+	node.Config = c
+	text, err := c.Write()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(node.file, text, 0o600)
+}
+
+// Start starts plasmad, again after Stop or Kill, and waits until it answers.
+func (n *PlasmaNode) Start(ctx context.Context) error {
+	if err := n.launch(); err != nil {
+		return err
+	}
+	return n.await(ctx)
+}
+
+func (n *PlasmaNode) launch() (err error) {
+	n.Process, err = start(n.log, os.Getenv("PATH"), n.Env,
+		"nsenter", "--net="+n.NS.Path(), "--", filepath.Join(n.bin, "plasmad"), "--config", n.file, "--run", n.Run, "--root", n.Root)
+	if err != nil {
+		return err
+	}
+	n.Name = "plasmad"
+	return nil
+}
+
+func (n *PlasmaNode) await(ctx context.Context) error {
+	return n.ready(ctx, func(ctx context.Context) error {
+		_, err := n.Status(ctx)
+		return err
+	})
+}
+
+// Tail is the end of plasmad's log.
+func (n *PlasmaNode) Tail() string { return n.tail() }
+
+// Socket is where plasmad answers.
+func (n *PlasmaNode) Socket() string { return filepath.Join(n.Run, "plasmad.sock") }
+
+// Cluster gives the client of the node's plasmad; the caller closes the connection.
+func (n *PlasmaNode) Cluster() (api.ClusterClient, *grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("unix:"+n.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", n.Socket())
+		}))
+	if err != nil {
+		return nil, nil, err
+	}
+	return api.NewClusterClient(conn), conn, nil
+}
+
+// Do makes a call.
+func (n *PlasmaNode) Do(ctx context.Context, call func(context.Context, api.ClusterClient) error) error {
+	c, conn, err := n.Cluster()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	return call(ctx, c)
+}
+
+// Status asks how the cluster is.
+func (n *PlasmaNode) Status(ctx context.Context) (*status.Cluster, error) {
+	s := new(status.Cluster)
+	err := n.Do(ctx, func(ctx context.Context, c api.ClusterClient) error {
+		r, err := c.Status(ctx, &api.StatusRequest{})
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(r.GetStatus(), s)
+	})
+	return s, err
+}
+
+// Apply applies a service's file.
+func (n *PlasmaNode) Apply(ctx context.Context, b *service.Bundle) error {
+	return n.Do(ctx, func(ctx context.Context, c api.ClusterClient) error {
+		_, err := c.Apply(ctx, &api.ApplyRequest{Service: b.Service, Policy: b.Policy, Manifest: b.Manifest})
+		return err
+	})
+}
+
+// Call calls a function of an actor.
+func (n *PlasmaNode) Call(ctx context.Context, service, kind, key, function, body string) (answer string, err error) {
+	err = n.Do(ctx, func(ctx context.Context, c api.ClusterClient) error {
+		r, err := c.Call(ctx, &api.CallRequest{Service: service, To: &api.Actor{Type: kind, Key: key}, Function: function, Body: []byte(body)})
+		if err == nil && r.GetError() != "" {
+			err = errors.New(r.GetError())
+		}
+		answer = string(r.GetBody())
+		return err
+	})
+	return answer, err
+}
+
+// Import gives an image to every node's containerd.
+func (p *Plasma) Import(ctx context.Context, image images.Image) error {
+	for _, n := range p.Nodes {
+		if _, err := n.Containerd.Ctr(ctx, "image", "import", image.Archive); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Cut takes a node's cable out: it reaches nobody. Mend puts it back.
+func (p *Plasma) Cut(n *PlasmaNode) error { return p.bridge.Down(p.port(n)) }
+
+// Mend ends Cut.
+func (p *Plasma) Mend(n *PlasmaNode) error { return p.bridge.Up(p.port(n)) }
+
+// Part has nodes not reach each other, or do so again; they still reach the others.
+func (p *Plasma) Part(parted bool, nodes ...*PlasmaNode) error {
+	h, err := p.bridge.Netlink()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	for _, n := range nodes {
+		link, err := h.LinkByName(p.port(n))
+		if err != nil {
+			return err
+		}
+		if err := h.LinkSetIsolated(link, parted); err != nil {
+			return fmt.Errorf("isolate %s: %w", n.Config.Node, err)
+		}
+	}
+	return nil
+}
+
+func (p *Plasma) port(n *PlasmaNode) string { return fmt.Sprintf("p%d", slices.Index(p.Nodes, n)+1) }
+
+// Dir is the cluster's directory on the host's disk; callers may keep files of theirs in it.
+func (p *Plasma) Dir() string { return p.dir.Path }
+
+// Remove ends it all, also after ctx is done.
+func (p *Plasma) Remove(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	var errs error
+	// One that still runs would start containers again.
+	for _, n := range p.Nodes {
+		if n.Process != nil {
+			errs = errors.Join(errs, n.Kill())
+		}
+	}
+	for _, n := range p.Nodes {
+		if n.Containerd != nil && n.Containerd.Process != nil {
+			errs = errors.Join(errs, n.Containerd.Remove(ctx))
+		}
+		errs = errors.Join(errs, os.RemoveAll(n.Run))
+		if n.NS != nil {
+			errs = errors.Join(errs, n.NS.Close())
+		}
+	}
+	if p.bridge != nil {
+		errs = errors.Join(errs, p.bridge.Close())
+	}
+	if p.dir != nil {
+		errs = errors.Join(errs, p.dir.Remove())
+	}
+	return errs
+}
