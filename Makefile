@@ -12,10 +12,11 @@ GO      ?= go
 
 # What the tests and the demo need of Debian; the bundle itself needs xfsprogs.
 PACKAGES := xfsprogs debootstrap util-linux iproute2 chromium python3 nodejs
-# What makes BPF objects of C, and strips them. The objects are part of the repository.
-CLANG    := clang-14 llvm-14 libbpf-dev
+# What makes BPF objects of C, and strips them, and Go of protocols. What they make is part of the
+# repository.
+GENERATE := clang-14 llvm-14 libbpf-dev protobuf-compiler
 
-.PHONY: help deps clang stock build demo test test-vm suite bench soak fuzz lint generate install uninstall clean
+.PHONY: help deps generators stock build demo test test-vm suite bench soak fuzz lint generate install uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -23,8 +24,8 @@ help: ## list the targets
 deps:
 	@contrib/deps.sh $(PACKAGES)
 
-clang:
-	@contrib/deps.sh $(CLANG)
+generators:
+	@contrib/deps.sh $(GENERATE)
 
 stock: deps
 	@integration/tools/build.sh $(PEREGRINE_CACHE)
@@ -59,7 +60,7 @@ soak: build stock ## the long forms of the crash tests
 fuzz: ## run each fuzz target for a minute
 	@contrib/fuzz.sh 60s
 
-lint: stock clang ## gofumpt, vet, staticcheck, and whether generated files are current
+lint: stock generators ## gofumpt, vet, staticcheck, and whether generated files are current
 	@out=$$($(LINT)/gofumpt -l .) && [ -z "$$out" ] || { echo "not gofumpt-clean: $$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags vm ./integration/vm/
@@ -67,7 +68,7 @@ lint: stock clang ## gofumpt, vet, staticcheck, and whether generated files are 
 	$(LINT)/staticcheck ./...
 	GO=$(GO) contrib/generated.sh
 
-generate: clang ## make the generated files again: the BPF objects
+generate: generators ## make the generated files again: BPF objects, code of protocols
 	$(GO) generate ./...
 
 install: build ## install the bundle on this host

@@ -37,6 +37,10 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 		return err
 	}
 	rows, seen, err := run(ctx, o, image)
+	var moved []Finding
+	if err == nil {
+		moved, err = elasticity(ctx, o)
+	}
 	more, lerr := leak.Settle(before)
 	if lerr == nil && len(more) > 0 {
 		lerr = fmt.Errorf("the demo left behind: %s", strings.Join(more, ", "))
@@ -45,7 +49,7 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 		return errors.Join(err, lerr)
 	}
 	fmt.Fprintf(out, "%s\ncontainerd %s; medians of %d (starts: %d, attachments: %d), by turns\n\n", bench.Machine(), harness.Versions[0], rounds, starts, attachments)
-	return errors.Join(Print(out, rows), PrintNetwork(out, seen), lerr)
+	return errors.Join(Print(out, rows), PrintNetwork(out, seen), PrintPlasma(out, moved), lerr)
 }
 
 const rounds = 3

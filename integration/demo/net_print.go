@@ -23,6 +23,16 @@ const topology = `      outside            node a               node b
 // PrintNetwork writes what was seen of the network.
 func PrintNetwork(w io.Writer, seen []Finding) error {
 	fmt.Fprintf(w, "\nA network of containers over two nodes. All hosts here are network namespaces;\nthe container on b is one of containerd, that on a a namespace only.\n\n%s\n", topology)
+	return printFindings(w, seen)
+}
+
+// PrintPlasma writes what was seen of elasticity.
+func PrintPlasma(w io.Writer, seen []Finding) error {
+	fmt.Fprint(w, "\nElasticity of a service whose actors have state, on a cluster of three nodes: network\nnamespaces with a containerd, a plasmad and a member of etcd each.\n\n")
+	return printFindings(w, seen)
+}
+
+func printFindings(w io.Writer, seen []Finding) error {
 	t := tabwriter.NewWriter(w, 0, 8, 1, ' ', 0)
 	fmt.Fprintln(t, "| what was tried\t| what came of it\t|")
 	fmt.Fprintln(t, "| ---\t| ---\t|")

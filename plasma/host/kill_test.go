@@ -19,6 +19,7 @@ import (
 // and actors send numbers to actors that move: none is lost, none comes twice, none overtakes
 // another, and no actor is in two places.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	servers := []string{"a1", "a2", "b1"}
 	c := prepare(t, func(*host.Options) {}, servers...)
 	k := &killer{cluster: c, t: t, servers: servers, children: map[string]*child{}}

@@ -300,6 +300,7 @@ func TestDiskFull(t *testing.T) {
 }
 
 func TestLease(t *testing.T) {
+	t.Parallel()
 	c := prepare(t, func(*host.Options) {}, "a1")
 	c.authority.Lease(int64(1500 * time.Millisecond))
 	h, err := host.Start(t.Context(), c.options("a1"))
@@ -326,6 +327,7 @@ func TestLease(t *testing.T) {
 
 // TestAgentDies serves on without plasmad, and reports to the next.
 func TestAgentDies(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, "a1", "a2")
 	a, b := c.on("a1", "turn", 0), c.on("a2", "turn", 0)
 	for _, g := range c.agents {

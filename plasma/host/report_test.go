@@ -21,6 +21,7 @@ func reporter(c *host.Turn, _ *struct{}, function string, _ []byte) ([]byte, err
 }
 
 func TestReport(t *testing.T) {
+	t.Parallel()
 	c := newClusterWith(t, func(o *host.Options) {
 		o.Types = append(o.Types, host.Type{Name: "reporter", New: host.JSON(reporter)})
 	}, "a1", "a2")
