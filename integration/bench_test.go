@@ -34,13 +34,22 @@ func TestBenchNet(t *testing.T) {
 	})
 }
 
-func quickBench(t *testing.T, name string, want []string) {
+// TestBenchPlasma measures what needs containers, but for the rows of many of them; the others are
+// for the tests of package bench.
+func TestBenchPlasma(t *testing.T) {
+	quickBench(t, "plasma", []string{
+		"profile-per-message", "profile-throughput", "call-same-container", "call-same-node", "calls-per-second",
+		"move-pause-1KiB", "move-pause-1MiB", "hot-spot-to-move/polling", "hot-spot-to-move/event-driven", "scale-out-to-serving",
+	}, "--rows", "profile-per-message,calls-per-second,move-pause-1KiB,hot-spot-to-move,scale-out-to-serving")
+}
+
+func quickBench(t *testing.T, name string, want []string, more ...string) {
 	t.Helper()
 	pooltest.NeedRoot(t)
 	leaktest.Check(t)
 	file := filepath.Join(t.TempDir(), "rows.json")
 	began := time.Now()
-	out, err := exec.CommandContext(t.Context(), bin+"/peregrine", "bench", "--quick", "--json", file, name).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), bin+"/peregrine", append(append([]string{"bench", "--quick", "--json", file}, more...), name)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -25,10 +25,14 @@ func TestDemo(t *testing.T) {
 	for _, row := range []string{
 		"first write into a file of 1 GiB", "disk used by that write", "untar", "read 1 GiB",
 		"attach to a network", "detach", "container on a to container on b", "http://", "10 packets of", "both falcond killed",
+		"24 clients write", "the global manager's plasmad killed", "the process of a server with", "all ledgers read",
 	} {
 		if !strings.Contains(string(table), "| "+row) {
 			t.Errorf("the table has no row %q:\n%s", row, table)
 		}
+	}
+	if !strings.Contains(string(table), "lost, twice or in another order: 0 ") {
+		t.Errorf("entries of ledgers are wrong:\n%s", table)
 	}
 	nothingLeft(t)
 }
@@ -39,7 +43,7 @@ func TestDemoInterrupted(t *testing.T) {
 	for _, signal := range []unix.Signal{unix.SIGINT, unix.SIGKILL} {
 		steps := []string{"starting a private containerd", "pulling the image on baoverlay"}
 		if signal == unix.SIGINT {
-			steps = append(steps, "sending packets between nodes")
+			steps = append(steps, "sending packets between nodes", "putting load on a service")
 		}
 		for _, step := range steps {
 			t.Run(unix.SignalName(signal)+" while "+step, func(t *testing.T) {

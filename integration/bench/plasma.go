@@ -31,8 +31,9 @@ var (
 // plasmaBench measures PLASMA's language, planner and simulator.
 type plasmaBench struct {
 	Options
-	rows []Row
-	node *plasmaLive // of real containers; nil until one is needed
+	rows  []Row
+	node  *plasmaLive // of real containers; nil until one is needed
+	heats int         // hot spots so far
 }
 
 // Plasma measures what needs no container: the checker, the planner, the simulator; and in the
@@ -53,6 +54,11 @@ func Plasma(ctx context.Context, o Options) (rows []Row, err error) {
 		{[]string{"server-seconds-vs-static-peak", "server-seconds-vs-hpa"}, b.elastic},
 		{[]string{"profile-per-message"}, b.profiling},
 		{[]string{"profile-throughput", "call-same-container", "call-same-node", "calls-per-second"}, b.calls},
+		{[]string{"move-pause-1KiB", "move-pause-1MiB", "others-p99-while-moving"}, b.pausing},
+		{[]string{"hot-spot-to-move"}, b.hotspot},
+		{[]string{"scale-out-to-serving"}, b.scaling},
+		{[]string{"move-pause-3-nodes"}, b.pausingFar},
+		{[]string{"plasmad-memory", "plasmad-idle-cpu"}, b.idle},
 	}
 	defer func() {
 		if b.node != nil {

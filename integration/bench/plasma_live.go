@@ -31,6 +31,7 @@ type plasmaLive struct {
 	image             images.Image
 	bin               string
 	conn              *grpc.ClientConn
+	pool              *harness.Flashcube // nil: there is none
 	undo              []func() error
 }
 
@@ -56,12 +57,11 @@ func (b *plasmaBench) startLive(ctx context.Context, nodes int, cube bool) (_ *p
 			return nil, err
 		}
 		l.undo = append(l.undo, dir.Remove)
-		pool, err := harness.StartFlashcube(ctx, b.Cache, b.Bin, dir.Path, nil)
-		if err != nil {
+		if l.pool, err = harness.StartFlashcube(ctx, b.Cache, b.Bin, dir.Path, nil); err != nil {
 			return nil, err
 		}
-		l.undo = append(l.undo, pool.Remove)
-		shims = append(shims, pool.Shim())
+		l.undo = append(l.undo, l.pool.Remove)
+		shims = append(shims, l.pool.Shim())
 	}
 	l.Plasma, err = harness.StartPlasma(ctx, b.Cache, b.Bin, nodes, func(c *config.Config) { c.Metrics.Address = plasmaMetrics }, shims...)
 	if err != nil {
@@ -207,7 +207,6 @@ func (l *plasmaLive) where(ctx context.Context, name, kind, prefix string, serve
 			return nil, fmt.Errorf("%d actors are on %d servers of %s, want %d", i, len(found), name, servers)
 		}
 		key := fmt.Sprintf("%s-%d", prefix, i)
-		// A probe of the same shard is on the same server.
 		answer, err := l.call(ctx, name, kind, key, "where", "")
 		if err != nil {
 			return nil, err
@@ -220,7 +219,7 @@ func (l *plasmaLive) where(ctx context.Context, name, kind, prefix string, serve
 	return found, nil
 }
 
-// timed is when a call began and how long it took.
+// plasmaCall is when a call began and how long it took.
 type plasmaCall struct {
 	began time.Time
 	took  time.Duration

@@ -27,6 +27,7 @@ import (
 type Plasma struct {
 	Nodes []*PlasmaNode
 
+	cache  string
 	dir    *Dir
 	bridge *netlab.NS
 }
@@ -48,55 +49,81 @@ type PlasmaNode struct {
 // StartPlasma starts a cluster of n nodes with what is in bin: n1, n2 and so on, each with a
 // member of etcd within plasmad. change, if not nil, alters a node's configuration before it
 // starts; shims are those of other runtimes. The caller calls Remove.
-func StartPlasma(ctx context.Context, cache, bin string, n int, change func(*config.Config), shims ...Shim) (_ *Plasma, err error) {
-	p := &Plasma{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.Remove(ctx))
-		}
-	}()
-	if bin, err = filepath.Abs(bin); err != nil {
+func StartPlasma(ctx context.Context, cache, bin string, n int, change func(*config.Config), shims ...Shim) (*Plasma, error) {
+	p, err := NewPlasma(cache)
+	if err != nil {
 		return nil, err
 	}
+	if err := p.Start(ctx, bin, n, change, shims...); err != nil {
+		return nil, errors.Join(err, p.Remove(ctx))
+	}
+	return p, nil
+}
+
+// NewPlasma is StartPlasma without nodes: Start starts them. The caller calls Remove.
+func NewPlasma(cache string) (_ *Plasma, err error) {
+	p := &Plasma{cache: cache}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Remove(context.Background()))
+		}
+	}()
 	if p.dir, err = NewDir(cache); err != nil {
 		return nil, err
 	}
 	if p.bridge, err = netlab.New(); err != nil {
 		return nil, err
 	}
-	if err := p.bridge.Bridge("br0", 1500); err != nil {
-		return nil, err
+	return p, p.bridge.Bridge("br0", 1500)
+}
+
+// Plug connects another namespace, by its eth0, to the switch that connects the nodes, and gives
+// it an address of 192.0.2.0/24.
+func (p *Plasma) Plug(ns *netlab.NS, last int) error {
+	port := fmt.Sprintf("p%d", last)
+	return errors.Join(
+		netlab.Wire(netlab.End{NS: ns, Link: "eth0"}, netlab.End{NS: p.bridge, Link: port}, 1500),
+		p.bridge.Port("br0", port),
+		ns.Address("eth0", nodeAddress(last)+"/24"),
+	)
+}
+
+// Start starts the nodes: see StartPlasma.
+func (p *Plasma) Start(ctx context.Context, bin string, n int, change func(*config.Config), shims ...Shim) error {
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return err
 	}
 	authority, err := newAuthority(p.dir.Path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	var members []string
 	for i := 1; i <= n; i++ {
 		members = append(members, fmt.Sprintf("n%d=%s:7701", i, nodeAddress(i)))
 	}
 	for i := 1; i <= n; i++ {
-		if err := p.add(ctx, cache, bin, i, members, authority, change, shims); err != nil {
-			return nil, err
+		if err := p.add(ctx, bin, i, members, authority, change, shims); err != nil {
+			return err
 		}
 	}
 	for _, node := range p.Nodes {
 		if err := node.launch(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for _, node := range p.Nodes {
 		if err := node.await(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return p, nil
+	return nil
 }
 
 func nodeAddress(i int) string { return fmt.Sprintf("192.0.2.%d", i) }
 
 // add makes a node with its containerd.
-func (p *Plasma) add(ctx context.Context, cache, bin string, i int, members []string, a *authority, change func(*config.Config), shims []Shim) (err error) {
+func (p *Plasma) add(ctx context.Context, bin string, i int, members []string, a *authority, change func(*config.Config), shims []Shim) (err error) {
 	name, address := fmt.Sprintf("n%d", i), nodeAddress(i)
 	dir := filepath.Join(p.dir.Path, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -108,16 +135,10 @@ func (p *Plasma) add(ctx context.Context, cache, bin string, i int, members []st
 	if node.NS, err = netlab.New(); err != nil {
 		return err
 	}
-	port := fmt.Sprintf("p%d", i)
-	if err := errors.Join(
-		node.NS.Up("lo"),
-		netlab.Wire(netlab.End{NS: node.NS, Link: "eth0"}, netlab.End{NS: p.bridge, Link: port}, 1500),
-		p.bridge.Port("br0", port),
-		node.NS.Address("eth0", address+"/24"),
-	); err != nil {
+	if err := p.Plug(node.NS, i); err != nil {
 		return err
 	}
-	if node.Containerd, err = NewContainerd(cache, "2.4", filepath.Join(dir, "c"), nil, shims...); err != nil {
+	if node.Containerd, err = NewContainerd(p.cache, "2.4", filepath.Join(dir, "c"), nil, shims...); err != nil {
 		return err
 	}
 	node.Containerd.NS, node.Containerd.Namespace = node.NS, "plasma-"+id

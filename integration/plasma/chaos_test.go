@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/integration/harness"
+	"github.com/peregrine-dev/peregrine/plasma/api"
 	"github.com/peregrine-dev/peregrine/plasma/host/failpoint"
 )
 
@@ -179,24 +180,63 @@ func (w *world) end(count int) {
 	w.t.Helper()
 	w.whole(count)
 	w.check()
-	w.t.Logf("%d moves took place of %d that were begun", w.moved(), w.asked.Load())
+	w.t.Logf("%d moves took place of %d that were begun, %d could not begin", w.moved(), w.asked.Load(), w.refused.Load())
 	for _, name := range slices.Sorted(maps.Keys(w.struck)) {
 		w.t.Logf("%4d x %s", w.struck[name], name)
 	}
 }
 
-// TestChaos has each thing break that can, while actors move.
+// TestChaos has each thing break that can, while actors move. The long form goes on until 10,000
+// moves took place; the short one lets what takes long happen beside hosts' deaths.
 func TestChaos(t *testing.T) {
 	p, image := cluster(t, 3, nil)
 	w := begin(t, p, image, "app", 4, "")
 	ctx, stop := context.WithCancel(t.Context())
 	moving, watching := w.keepMoving(ctx, 4), noTwins(ctx, t)
 	defer func() { stop(); moving(); watching() }()
-	for _, f := range faults() {
-		w.strike(f)
+	if soak() {
+		for round := 0; w.moved() < 10_000; round++ {
+			all := faults()
+			rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+			for _, f := range all {
+				w.strike(f)
+			}
+			t.Logf("round %d: %d moves", round, w.moved())
+		}
+	} else {
+		w.strike(fault{"nothing", func(w *world) { sleep(t.Context(), 2*time.Second) }})
+		t.Logf("%d moves took place", w.moved())
+		for _, f := range faults() {
+			w.strike(f)
+		}
 	}
 	stop()
 	moving()
 	watching()
+	w.drain()
 	w.end(4)
+}
+
+// drain takes a server out of service under load.
+func (w *world) drain() {
+	w.t.Helper()
+	s, began := w.anyServer(), time.Now()
+	w.must(w.p.Nodes[0].Do(w.t.Context(), func(ctx context.Context, c api.ClusterClient) error {
+		_, err := c.Drain(ctx, &api.DrainRequest{Service: w.service, Server: s.ID})
+		return err
+	}))
+	eventually(w.t, s.ID+" ends", 60*time.Second, func(ctx context.Context) error {
+		now, err := serviceOf(ctx, w.p.Nodes[0], w.service)
+		if err != nil {
+			return err
+		}
+		for _, v := range now.Servers {
+			if v.ID == s.ID {
+				return fmt.Errorf("it is there: %+v; %+v", v, now.Decisions)
+			}
+		}
+		return nil
+	})
+	w.struck["drain a server"]++
+	w.t.Logf("drain a server: %s", time.Since(began).Round(10*time.Millisecond))
 }

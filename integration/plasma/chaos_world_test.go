@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -34,6 +35,7 @@ type world struct {
 	arms    string // directory: see plasma-app's arm
 	before  map[placement.Actor]uint64
 	asked   atomic.Int64 // moves that were begun
+	refused atomic.Int64 // and that were not
 	struck  map[string]int
 
 	mu      sync.Mutex
@@ -43,11 +45,12 @@ type world struct {
 // begin starts a service of so many servers and the load.
 func begin(t *testing.T, p *harness.Plasma, image images.Image, name string, count int, more string) *world {
 	t.Helper()
+	tell(t, p)
 	w := &world{t: t, p: p, service: name, arms: filepath.Join(p.Dir(), "arm-"+name), struck: map[string]int{}}
 	if err := os.Mkdir(w.arms, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	b := app(t, image, name, "", fmt.Sprintf("env = [\"PLASMA_APP_ARM=/arm\"]\n%s\n[servers]\nmin = %d\nmax = %d\n[[mounts]]\nsource = %q\ntarget = \"/arm\"\n", more, count, count, w.arms))
+	b := app(t, image, name, "", fmt.Sprintf("env = [\"APP_ARM=/arm\"]\n%s\n[servers]\nmin = %d\nmax = %d\n[limit]\ncpu = 0.6\n[[mounts]]\nsource = %q\ntarget = \"/arm\"\n", more, count, count, w.arms))
 	if err := p.Nodes[0].Apply(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +63,28 @@ func begin(t *testing.T, p *harness.Plasma, image images.Image, name string, cou
 	w.before = w.epochs()
 	w.oracle = watchOver(t, clients...)
 	return w
+}
+
+// tell has the logs of plasmads shown when the test fails, without what etcd says.
+func tell(t *testing.T, p *harness.Plasma) {
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		for _, n := range p.Nodes {
+			text, err := os.ReadFile(n.Log)
+			if err != nil {
+				continue
+			}
+			var lines []string
+			for line := range strings.Lines(string(text)) {
+				if !strings.Contains(line, "etcd: ") {
+					lines = append(lines, line)
+				}
+			}
+			t.Logf("%s, without etcd:\n%s", n.Config.Node, strings.Join(lines[max(0, len(lines)-60):], ""))
+		}
+	})
 }
 
 // look notes which servers there are.
@@ -101,6 +126,9 @@ func (w *world) keepMoving(ctx context.Context, movers int) (wait func()) {
 				if err == nil {
 					w.asked.Add(1)
 					continue
+				}
+				if w.refused.Add(1) <= 10 {
+					w.t.Logf("no move: %v", err)
 				}
 				sleep(ctx, 20*time.Millisecond)
 			}

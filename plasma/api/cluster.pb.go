@@ -267,7 +267,7 @@ type Flow struct {
 	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Connections   uint64                 `protobuf:"varint,4,opt,name=connections,proto3" json:"connections,omitempty"`
+	Packets       uint64                 `protobuf:"varint,4,opt,name=packets,proto3" json:"packets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,9 +323,9 @@ func (x *Flow) GetBytes() uint64 {
 	return 0
 }
 
-func (x *Flow) GetConnections() uint64 {
+func (x *Flow) GetPackets() uint64 {
 	if x != nil {
-		return x.Connections
+		return x.Packets
 	}
 	return 0
 }
@@ -1212,12 +1212,12 @@ const file_cluster_proto_rawDesc = "" +
 	"\ametrics\x18\t \x03(\v2/.peregrine.plasma.v1.ServerProfile.MetricsEntryR\ametrics\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"b\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"Z\n" +
 	"\x04Flow\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12 \n" +
-	"\vconnections\x18\x04 \x01(\x04R\vconnections\"y\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\apackets\x18\x04 \x01(\x04R\apackets\"y\n" +
 	"\x11NodeFreezeRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x16\n" +

@@ -989,7 +989,10 @@ type RegisterResponse struct {
 	Key         []byte                 `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`                 // PEM
 	// lease, in nanoseconds, is how long after the last Report the host may serve. 0 is without
 	// end: ownership then changes by moves alone.
-	Lease         int64 `protobuf:"varint,7,opt,name=lease,proto3" json:"lease,omitempty"`
+	Lease int64 `protobuf:"varint,7,opt,name=lease,proto3" json:"lease,omitempty"`
+	// revision is of the placement that the host has to know before it serves: what happened while
+	// it was not registered is in it.
+	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1069,6 +1072,13 @@ func (x *RegisterResponse) GetKey() []byte {
 func (x *RegisterResponse) GetLease() int64 {
 	if x != nil {
 		return x.Lease
+	}
+	return 0
+}
+
+func (x *RegisterResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
 	}
 	return 0
 }
@@ -2289,7 +2299,7 @@ const file_host_proto_rawDesc = "" +
 	"\x04Type\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\adurable\x18\x02 \x01(\tR\adurable\x12\x1c\n" +
-	"\tfunctions\x18\x03 \x03(\tR\tfunctions\"\xbe\x01\n" +
+	"\tfunctions\x18\x03 \x03(\tR\tfunctions\"\xda\x01\n" +
 	"\x10RegisterResponse\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x12\n" +
@@ -2297,7 +2307,8 @@ const file_host_proto_rawDesc = "" +
 	"\binstance\x18\x04 \x01(\x04R\binstance\x12 \n" +
 	"\vcertificate\x18\x05 \x01(\fR\vcertificate\x12\x10\n" +
 	"\x03key\x18\x06 \x01(\fR\x03key\x12\x14\n" +
-	"\x05lease\x18\a \x01(\x03R\x05lease\"\x0e\n" +
+	"\x05lease\x18\a \x01(\x03R\x05lease\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\"\x0e\n" +
 	"\fWatchRequest\"\xe1\x01\n" +
 	"\tPlacement\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12\x1a\n" +

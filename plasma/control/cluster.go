@@ -58,7 +58,7 @@ func (s *ClusterServer) leader() (api.ClusterClient, error) {
 	}
 	m, ok := s.Mirror.Leader()
 	if !ok || m.Node == s.Node {
-		return nil, fmt.Errorf("no global manager is elected yet: try again in some seconds: %w", errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("no global manager is elected yet: %w", errdefs.ErrUnavailable)
 	}
 	c, err := s.Peers.To(m)
 	if err != nil {

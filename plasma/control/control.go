@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
@@ -27,6 +28,23 @@ import (
 
 // MaxMessage bounds what is said at once, in bytes.
 const MaxMessage = 64 << 20
+
+// pings is how often a connection without traffic is tried.
+const pings = 10 * time.Second
+
+// Pinged has a server of nodes let them try their connections that often.
+func Pinged() grpc.ServerOption {
+	return grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pings / 2, PermitWithoutStream: true})
+}
+
+// Soon has a client find a server that was away soon after it is back. By default gRPC looks only
+// every two minutes in the end.
+func Soon() grpc.DialOption {
+	return grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: .2, MaxDelay: time.Second},
+		MinConnectTimeout: 3 * time.Second,
+	})
+}
 
 // Peers are the other nodes' plasmads. It may be used by several goroutines at once.
 type Peers struct {
@@ -53,7 +71,7 @@ func (p *Peers) To(m place.Member) (*grpc.ClientConn, error) {
 	}
 	c, err := grpc.NewClient("passthrough:///"+m.Address, grpc.WithTransportCredentials(p.credentials),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 3 * time.Second, PermitWithoutStream: true}))
+		Soon(), grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pings, Timeout: 3 * time.Second, PermitWithoutStream: true}))
 	if err != nil {
 		return nil, err
 	}

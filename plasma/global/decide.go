@@ -115,16 +115,21 @@ func (k *keeper) absent(id string, now time.Time) model.State {
 	return model.Down
 }
 
-// limit is what a server may use: all that its node has, if the user has set none.
+// limit is what a server may use. Without a limit of the processor it is all that its node has;
+// without one of memory or network there is nothing to have a part of.
 func (k *keeper) limit(s place.Server) model.Resources {
 	l := s.Limit
 	for _, m := range k.Mirror.Members() {
 		if m.Node == s.Node {
-			l.CPU, l.Mem, l.Net = cmp.Or(l.CPU, m.Capacity.CPU), cmp.Or(l.Mem, m.Capacity.Mem), cmp.Or(l.Net, m.Capacity.Net)
+			l.CPU = cmp.Or(l.CPU, m.Capacity.CPU)
 		}
 	}
 	return l
 }
+
+// unbounded is how many servers without a limit of the processor fit on a node: as many as one
+// likes.
+const unbounded = 1 << 10
 
 // room is a node's capacity less what other services' servers may use there.
 func (k *keeper) room(m place.Member) model.Resources {
@@ -138,6 +143,9 @@ func (k *keeper) room(m place.Member) model.Resources {
 				c = c.Sub(s.Limit)
 			}
 		}
+	}
+	if k.spec.Limit.CPU == 0 {
+		c.CPU = m.Capacity.CPU * unbounded
 	}
 	return model.Resources{CPU: max(c.CPU, 0), Mem: max(c.Mem, 0), Net: max(c.Net, 0)}
 }

@@ -45,12 +45,17 @@ type keeper struct {
 	listed  map[string][]*api.Actor // by server that drains, all that it has
 }
 
-// due is when the service is to be planned for next.
+// due is when the service is to be planned for next: after a period, or up to half of one sooner
+// or later, so that what nodes measure has just come.
 func (k *keeper) due() time.Time {
 	if k.policy == nil {
 		return time.Now().Add(look)
 	}
-	return k.planned.Add(k.policy.period)
+	due := k.planned.Add(k.policy.period)
+	if fresh := k.profiles.near(due); fresh.Before(due.Add(k.policy.period / 2)) {
+		return fresh
+	}
+	return due
 }
 
 // see brings a service forward by what can be done now.

@@ -37,7 +37,7 @@ type request struct {
 
 const (
 	// look is how often everything is looked at, if nothing happens.
-	look = 500 * time.Millisecond
+	look = time.Second
 	// breath is between two plans of a service at least, however urgent.
 	breath = 200 * time.Millisecond
 )
@@ -48,7 +48,7 @@ func newReign(m *Manager, l *place.Leadership) *reign {
 		asked: make(chan request), urgent: map[string]bool{}, hurry: make(chan struct{}, 1),
 	}
 	r.profiles = &profiles{
-		nodes: m.Nodes, period: m.Period, urgent: r.hasten,
+		nodes: m.Nodes, urgent: r.hasten,
 		last: map[string]heard{}, follows: map[string]*following{},
 	}
 	return r
@@ -107,7 +107,7 @@ func (r *reign) next() time.Duration {
 // look sees to each service. Only being deposed is an error: what fails is tried again.
 func (r *reign) look(ctx context.Context) error {
 	members := r.Mirror.Members()
-	r.profiles.follow(ctx, members)
+	r.profiles.follow(ctx, members, r.often())
 	there := map[string]bool{}
 	for _, s := range r.Mirror.Services() {
 		there[s.Name] = true
@@ -131,6 +131,17 @@ func (r *reign) look(ctx context.Context) error {
 	}
 	r.report(members)
 	return nil
+}
+
+// often is how often nodes are to send what they measure: as often as what is planned most often.
+func (r *reign) often() time.Duration {
+	period := r.Period
+	for _, k := range r.services {
+		if k.policy != nil {
+			period = min(period, k.policy.period)
+		}
+	}
+	return max(period, r.Period/2) // they don't measure more often
 }
 
 func (r *reign) isUrgent(service string) bool {

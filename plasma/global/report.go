@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/peregrine-dev/peregrine/plasma/model"
@@ -42,6 +43,7 @@ func (k *keeper) report() status.Service {
 	if k.trouble != "" {
 		s.Trouble = append(s.Trouble, k.trouble)
 	}
+	s.Trouble = append(s.Trouble, k.said("no-node", "")...)
 	hosted := make([]int, len(k.shot.Servers))
 	for i := range k.shot.Actors {
 		if on := k.shot.Actors[i].Server; on >= 0 {
@@ -60,13 +62,16 @@ func (k *keeper) report() status.Service {
 	hosts := k.instances()
 	for _, v := range k.servers() {
 		o := status.Server{
-			ID: v.ID, Node: v.Node, State: v.State, Version: v.Generation, Limit: v.Limit, Shards: table.Count(v.ID),
+			ID: v.ID, Node: v.Node, State: v.State, Version: v.Generation, Created: v.Created, Limit: v.Limit, Shards: table.Count(v.ID),
 			Reserved: reserved[v.ID], Why: k.blocked[v.ID],
 		}
 		if i := slices.IndexFunc(k.shot.Servers, func(x model.Server) bool { return x.ID == v.ID }); i >= 0 {
 			x := &k.shot.Servers[i]
 			o.Usage, o.Queue, o.Latency, o.Actors = x.Usage, x.Queue, x.Latency, hosted[i]
 			o.State = x.State
+		}
+		if stuck := k.said("drain-blocked", v.ID+" is draining"); o.Why == "" && len(stuck) > 0 {
+			o.Why = strings.TrimPrefix(stuck[0], v.ID+" ")
 		}
 		if _, there := hosts[v.ID]; !there && o.Shards > 0 {
 			o.Why = "its host does not answer: its actors wait for it"
@@ -83,6 +88,16 @@ func (k *keeper) report() status.Service {
 		s.Moves = append(s.Moves, k.moves[id])
 	}
 	return s
+}
+
+// said gives the reasons with a code and a beginning that the last plan has.
+func (k *keeper) said(code, begin string) (reasons []string) {
+	for i := range k.plan.Decisions {
+		if d := &k.plan.Decisions[i]; d.Code == code && strings.HasPrefix(d.Reason, begin) {
+			reasons = append(reasons, d.Reason)
+		}
+	}
+	return reasons
 }
 
 // busiest are the actors that use most.

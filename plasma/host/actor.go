@@ -142,7 +142,10 @@ func (a *actor) step() bool {
 	}
 	a.last = a.host.tick.Load()
 	if a.last-m.tick >= lateTicks {
-		a.host.late.Store(true)
+		select {
+		case a.host.late <- struct{}{}:
+		default:
+		}
 	}
 	if !a.host.lease.valid() {
 		m.answer(nil, errLapsed)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,9 @@ func encode(v any) []byte {
 	}
 	return b
 }
+
+// lingering has the next turn of that function linger.
+var lingering atomic.Bool
 
 // turn is what those actors do.
 func turn(c *host.Turn, s *ledger, function string, body []byte) ([]byte, error) {
@@ -91,6 +95,12 @@ func turn(c *host.Turn, s *ledger, function string, body []byte) ([]byte, error)
 	case "wait":
 		<-c.Done()
 		return nil, c.Err()
+	case "linger": // until the host ends, the first time
+		if lingering.CompareAndSwap(true, false) {
+			<-c.Done()
+			return nil, c.Err()
+		}
+		s.Count++
 	case "timer":
 		return nil, c.SetTimer("tick", 5*time.Millisecond, 0, nil)
 	case "every":

@@ -110,6 +110,14 @@ func (a *actor) end(m *message, c *Turn, t turned) {
 		m.answer(nil, err)
 		return
 	}
+	if t.err != nil && a.host.ctx.Err() != nil {
+		// The host's end has cut it short: that is no answer, it is to be done again.
+		if a.typ.Durable == EachTurn {
+			a.behavior = nil
+		}
+		m.answer(nil, errClosed)
+		return
+	}
 	a.meter.Turned(m.weight, t.took, c.bytes+len(t.body))
 	if t.undo {
 		a.behavior, c.sends, c.timers, c.deleted = nil, nil, nil, false
@@ -140,9 +148,16 @@ func (a *actor) end(m *message, c *Turn, t turned) {
 			a.metrics[name] = value
 		}
 	}
+	if a.typ.Durable == None && m.number == 0 && m.timer == 0 && !t.undo && !c.deleted && len(c.sends)+len(c.timers) == 0 {
+		// A call within the process that changes nothing but the state.
+		a.exists = true
+		a.finish(m)
+		a.reply(m, t.body, answer)
+		return
+	}
 	ch := a.change(m, c, t, errText)
 	if a.typ.Durable != EachTurn {
-		a.dirty = a.dirty || ch.any()
+		a.dirty = a.dirty || ch.any() || a.typ.Durable == Periodic && !t.undo
 		a.release(ch.sends)
 		a.finish(m)
 		a.reply(m, t.body, answer)

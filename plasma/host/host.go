@@ -46,7 +46,7 @@ type Host struct {
 	inst   atomic.Uint64
 	lease  lease
 	tick   atomic.Uint32 // coarse clock: steps of tickLength
-	late   atomic.Bool   // a message has waited too long
+	late   chan struct{} // has one in it when a message has waited too long
 	ready  atomic.Bool
 
 	store    *store.Store // nil if no type is durable
@@ -103,7 +103,7 @@ func Start(ctx context.Context, o Options) (*Host, error) {
 	}
 	h := &Host{
 		limits: o.Limits, types: map[string]*Type{}, owners: newOwners(), clock: newClock(),
-		agent: &agent{socket: o.Agent}, crowded: make(chan struct{}, 1), idle: make(chan *actor), thaw: closedChan(),
+		agent: &agent{socket: o.Agent}, crowded: make(chan struct{}, 1), late: make(chan struct{}, 1), idle: make(chan *actor), thaw: closedChan(),
 		moving: map[placement.Actor]bool{}, failed: make(chan error, 1), request: &api.RegisterRequest{Version: protocol},
 	}
 	h.ctx, h.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -171,6 +171,9 @@ func (h *Host) start(ctx context.Context, o Options) error {
 	case <-first:
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the placement: %w", ctx.Err())
+	}
+	if err := h.owners.view.Await(ctx, resp.GetRevision()); err != nil {
+		return fmt.Errorf("wait for the placement: %w", err)
 	}
 	if err := h.recover(); err != nil {
 		return err

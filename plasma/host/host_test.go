@@ -66,11 +66,14 @@ func TestErrors(t *testing.T) {
 func TestRestart(t *testing.T) {
 	c := newCluster(t, "a1", "a2")
 	for kind, want := range map[string]string{"turn": "2", "periodic": "2", "none": "1"} {
-		to := c.on("a1", kind, 0)
-		c.must("a2", to, "inc", nil)
+		far, near := c.on("a1", kind, 0), c.on("a1", kind, 1)
+		c.must("a2", far, "inc", nil)
+		c.must("a1", near, "inc", nil)
 		c.restart("a1")
-		if got := c.must("a2", to, "inc", nil); got != want {
-			t.Errorf("%s: got %s, want %s", kind, got, want)
+		for _, to := range []placement.Actor{far, near} {
+			if got := c.must("a2", to, "inc", nil); got != want {
+				t.Errorf("%s: got %s, want %s", to, got, want)
+			}
 		}
 	}
 }
@@ -89,6 +92,17 @@ func TestSend(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestCutShort: a turn that the host's end cuts short is done again, with what was sent to it.
+func TestCutShort(t *testing.T) {
+	c := newCluster(t, "a1", "a2")
+	from, to := c.on("a2", "turn", 0), c.on("a1", "turn", 1)
+	lingering.Store(true)
+	c.must("a2", from, "send", encode(forward{To: to, Function: "linger"}))
+	eventually(t, "the turn has begun", func() bool { return !lingering.Load() })
+	c.restart("a1")
+	eventually(t, "it is done again", func() bool { return c.ledger("a2", to).Count == 1 })
 }
 
 func TestTimers(t *testing.T) {

@@ -249,17 +249,18 @@ func (h *Host) depart(a *actor, target api.PeerService, m *api.Move, owner place
 		log.G(h.ctx).WithError(native(err)).Debug("the target was not told of a move; it learns of it from the placement")
 	}
 	a.mu.Lock()
-	a.leave(owner)
-	a.mu.Unlock()
-	pause := time.Since(start)
-	h.remove(a)
-	failpoint.Hit(failpoint.MoveActivated)
 	if a.durable() {
-		// When this fails the next start does it.
+		// Before others can have it come back: then this would be after what it comes with. When it
+		// fails the next start does it.
 		h.store.Submit(&store.Write{
 			Bytes: 64, Apply: func(tx *store.Tx) error { return tx.Drop(a.name) },
 			Done: func(error) { failpoint.Hit(failpoint.MoveDeleted) },
 		})
 	}
+	a.leave(owner)
+	a.mu.Unlock()
+	pause := time.Since(start)
+	h.remove(a)
+	failpoint.Hit(failpoint.MoveActivated)
 	return pause
 }

@@ -79,9 +79,7 @@ func (h *Host) recoverPending() error {
 func (h *Host) dropElsewhere(all []store.Stored) error {
 	var drop []placement.Actor
 	for _, s := range all {
-		owner, ok := h.owners.owner(s.Actor)
-		old := !s.Ended.IsZero() && time.Since(s.Ended) > lane.Keep && !s.Sends
-		if (ok && owner.Server != h.server) || old {
+		if h.useless(s) {
 			drop = append(drop, s.Actor)
 		}
 	}
@@ -90,12 +88,26 @@ func (h *Host) dropElsewhere(all []store.Stored) error {
 	}
 	return h.store.Do(func(tx *store.Tx) error {
 		for _, a := range drop {
+			// It may have come back, or begun anew, since it was listed.
+			if s, ok, err := tx.Stored(a); err != nil {
+				return err
+			} else if !ok || !h.useless(s) {
+				continue
+			}
 			if err := tx.Drop(a); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// useless tells whether a stored actor is another's, or has ended so long ago that nobody asks for
+// its answers any more.
+func (h *Host) useless(s store.Stored) bool {
+	owner, ok := h.owners.owner(s.Actor)
+	old := !s.Ended.IsZero() && time.Since(s.Ended) > lane.Keep && !s.Sends
+	return ok && owner.Server != h.server || old
 }
 
 // wakeStored has a stored actor go on: with what it has sent, and with its timers.

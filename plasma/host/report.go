@@ -20,7 +20,7 @@ import (
 
 const (
 	tickLength    = 50 * time.Millisecond
-	lateTicks     = 3 // a message that has waited for as many has waited for over 100 ms
+	lateTicks     = 2 // a message that has waited for as many has waited for over 50 ms
 	reportPeriod  = time.Second
 	reportTimeout = 2 * time.Second
 	alarmPeriod   = 200 * time.Millisecond
@@ -46,29 +46,40 @@ func (h *Host) beat() {
 	}
 }
 
-// report tells plasmad every second how the host is, and at once when it is overloaded.
+// report tells plasmad every second how the host is, and when it is overloaded at once, but for
+// what was told less than an alarmPeriod before.
 func (h *Host) report() {
 	t := time.NewTicker(alarmPeriod)
 	defer t.Stop()
 	window, cpu := time.Now(), processCPU()
 	alarm, alarmCPU := window, cpu
+	overloaded := false
 	for n := 0; ; {
+		tick := false
 		select {
 		case <-t.C:
+			tick = true
+		case <-h.late:
+			overloaded = true
 		case <-h.ctx.Done():
 			return
 		}
 		now := time.Now()
+		if !tick && now.Sub(window) < alarmPeriod {
+			continue
+		}
 		used := processCPU()
-		full := float64(used-alarmCPU) > saturation*float64(now.Sub(alarm))*float64(runtime.GOMAXPROCS(0))
-		overloaded := h.late.Swap(false) || full
-		alarm, alarmCPU = now, used
+		if tick {
+			full := float64(used-alarmCPU) > saturation*float64(now.Sub(alarm))*float64(runtime.GOMAXPROCS(0))
+			overloaded = overloaded || full
+			alarm, alarmCPU = now, used
+		}
 		if !overloaded && now.Sub(window) < reportPeriod {
 			continue
 		}
 		req := h.measure(now.Sub(window), used-cpu, n%fullReports == 0)
 		req.Overloaded = req.Overloaded || overloaded
-		window, cpu = now, used
+		window, cpu, overloaded = now, used, false
 		n++
 		if err := h.tell(req); err != nil {
 			h.fail(err)
@@ -109,6 +120,11 @@ func (h *Host) again() error {
 		return fmt.Errorf("server %s is called %s now: %w", h.server, resp.GetServer(), errdefs.ErrFailedPrecondition)
 	}
 	h.inst.Store(resp.GetInstance())
+	if h.owners.view.Await(h.ctx, resp.GetRevision()) != nil {
+		return nil
+	}
+	// What others got meanwhile must have left before the lease lets it be served again.
+	h.each(h.reconcile)
 	h.lease.renew(asked, resp.GetLease())
 	return nil
 }

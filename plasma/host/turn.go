@@ -33,6 +33,7 @@ type Turn struct {
 	from    placement.Actor
 	chain   []placement.Actor
 	trace   string
+	mu      sync.Mutex    // of what Call changes
 	waited  time.Duration // for others
 	sends   []*api.Send
 	bytes   int
@@ -58,7 +59,8 @@ func (c *Turn) From() (placement.Actor, bool) {
 // Call calls an actor and waits for its answer, and for that of no longer than ctx, which is the
 // turn or is derived from it. An *Error is the application's. A call that comes back to an actor
 // that waits in it is ErrFailedPrecondition. When this turn dies with the host and is done again,
-// so is the call: its effect is at least once.
+// so is the call: its effect is at least once. Several goroutines may call at once, and nothing
+// else of the turn meanwhile.
 func (c *Turn) Call(ctx context.Context, to placement.Actor, function string, body []byte) ([]byte, error) {
 	if err := checkMessage(to, function, body); err != nil {
 		return nil, err
@@ -70,13 +72,20 @@ func (c *Turn) Call(ctx context.Context, to placement.Actor, function string, bo
 	if len(chain) > maxChain {
 		return nil, fmt.Errorf("a chain of %d calls: %w", len(chain), errdefs.ErrResourceExhausted)
 	}
+	if !c.actor.host.lease.valid() {
+		return nil, errLapsed // another may have the actor
+	}
 	start := time.Now()
-	defer func() { c.waited += time.Since(start) }()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.waited += time.Since(start)
+		c.bytes += len(body)
+	}()
 	// What earlier turns have done must not be seen before it is stored.
 	if err := c.actor.settle(ctx); err != nil {
 		return nil, err
 	}
-	c.bytes += len(body)
 	return c.actor.host.router.call(ctx, &outgoing{to: to, function: function, body: body, from: c.actor.name, chain: chain, trace: c.trace})
 }
 

@@ -90,6 +90,8 @@ type Actor struct {
 	Metrics map[string]float64 `json:"metrics,omitempty"`
 	// Fixed can't be moved at all, whatever a policy says.
 	Fixed bool `json:"fixed,omitempty"`
+	// Ends is one that is fixed and ends with its server: it keeps no server there.
+	Ends bool `json:"ends,omitempty"`
 	// Moving is on its way by an earlier plan, to Server.
 	Moving bool `json:"moving,omitempty"`
 }

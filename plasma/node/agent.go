@@ -37,6 +37,7 @@ func (a *agent) Register(ctx context.Context, r *api.RegisterRequest) (*api.Regi
 	if a.server == "" {
 		return answer, nil
 	}
+	under := int64(a.Membership.Lease())
 	i, err := a.Membership.Register(ctx, place.Instance{Service: a.service, Server: a.server, Node: a.Options.Node, Address: r.GetAddress()})
 	if err != nil {
 		return nil, rpc(fmt.Errorf("register %s: %w", a.server, err))
@@ -46,19 +47,32 @@ func (a *agent) Register(ctx context.Context, r *api.RegisterRequest) (*api.Regi
 		return nil, rpc(fmt.Errorf("register %s: %w: %w", a.server, err, errdefs.ErrUnavailable))
 	}
 	a.mu.Lock()
-	a.instance = i
+	a.instance, a.under = i, under
 	relocate := a.relocate
 	a.mu.Unlock()
-	answer.Instance = i.Instance
+	answer.Instance, answer.Revision = i.Instance, i.Revision
 	if relocate {
-		answer.Lease = a.lease()
+		if answer.Lease = a.lease(); answer.Lease == 0 {
+			return nil, rpc(fmt.Errorf("register %s: the node's lease was lost meanwhile: %w", a.server, errdefs.ErrUnavailable))
+		}
 	}
 	log.G(ctx).WithField("server", a.server).WithField("instance", i.Instance).Info("a host has registered")
 	return answer, nil
 }
 
-// lease is how long a host may serve that could lose its actors without being asked.
-func (a *agent) lease() int64 { return max(int64(time.Until(a.Membership.Valid())), 1) }
+// lease is how long a host may serve that could lose its actors without being asked. It is 0 if
+// the node's lease is not the one that the host has registered under: others may have got the
+// actors in between, which the host is to know before it serves.
+func (a *agent) lease() int64 {
+	until := a.Membership.Valid() // before the look at the lease, so that it is not of a later one
+	a.mu.Lock()
+	under := a.under
+	a.mu.Unlock()
+	if under == 0 || int64(a.Membership.Lease()) != under {
+		return 0
+	}
+	return max(int64(time.Until(until)), 1)
+}
 
 // Watch is api.AgentService's.
 func (a *agent) Watch(ctx context.Context, _ *api.WatchRequest, to api.Agent_WatchServer) error {
@@ -89,9 +103,12 @@ func (a *agent) Report(_ context.Context, r *api.ReportRequest) (*api.ReportResp
 	a.Sampler.Report(a.server, r)
 	answer := &api.ReportResponse{}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.relocate {
-		answer.Lease = a.lease()
+	relocate := a.relocate
+	a.mu.Unlock()
+	if relocate {
+		if answer.Lease = a.lease(); answer.Lease == 0 {
+			return nil, rpc(fmt.Errorf("the node of server %s had no lease for a time: %w", a.server, errdefs.ErrNotFound))
+		}
 	}
 	return answer, nil
 }

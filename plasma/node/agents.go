@@ -49,6 +49,7 @@ type agent struct {
 
 	mu       sync.Mutex
 	instance place.Instance // that has registered; Instance 0 is none
+	under    int64          // the node's lease when it did
 	host     *ttrpc.Client  // of its control socket; nil until it is needed
 	relocate bool
 }

@@ -125,10 +125,13 @@ func (r *run) keep() {
 	maps.DeleteFunc(m.Raised, func(id string, _ model.Resources) bool { _, ok := m.Usage[id]; return !ok })
 	for i := range r.Actors {
 		if r.Actors[i].Fixed {
-			r.pinned[int32(i)] = "the application"
+			r.pinned[int32(i)] = application
 		}
 	}
 }
+
+// application is who pins an actor that is fixed.
+const application = "the application"
 
 // match finds where rules hold.
 func (r *run) match() {
@@ -159,7 +162,7 @@ func (r *run) pin() {
 			continue
 		}
 		for _, p := range f.pairs {
-			if r.pinned[p.a] == "" {
+			if r.pinned[p.a] == "" || r.pinned[p.a] == application {
 				r.pinned[p.a] = f.rule.Name
 			}
 		}

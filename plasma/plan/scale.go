@@ -254,6 +254,9 @@ func (r *run) drain(n int, f fired, why string) {
 		}
 		cost, free, unsettled := 0.0, true, 0
 		for _, a := range r.on(s) {
+			if r.Actors[a].Ends && r.pinned[a] == application {
+				continue
+			}
 			code, _ := r.stays(a)
 			free = free && code == ""
 			if cost += r.weight([]int32{a}); !r.settled(a) {

@@ -198,3 +198,29 @@ func FuzzPlan(f *testing.F) {
 		p.Plan(&s, first.Memory)
 	})
 }
+
+// TestContainersThatAreActors: an actor that is its container keeps no server there, unless a
+// policy pins it, and is not moved.
+func TestContainersThatAreActors(t *testing.T) {
+	for policy, want := range map[string]int{
+		"server.cpu.perc < 40 or server.cpu.perc > 80 => balance({Web}, cpu);":                      2,
+		"server.cpu.perc < 40 or server.cpu.perc > 80 => balance({Web}, cpu); true => pin(Web(w));": 0,
+	} {
+		b := newBuilder(3)
+		for i := range 3 {
+			a := b.actor(fmt.Sprint("w", i), "Web", i, 0.05)
+			b.Actors[a].Fixed, b.Actors[a].Ends = true, true
+		}
+		p := planner(t, policy).Plan(&b.Snapshot, model.Memory{})
+		drains := 0
+		for _, a := range p.Actions {
+			if a.Verb != model.Drain {
+				t.Errorf("%s: %s %s", policy, a.Verb, a.ActorName)
+			}
+			drains++
+		}
+		if drains != want {
+			t.Errorf("%s: %d servers are drained, want %d: %+v", policy, drains, want, p.Decisions)
+		}
+	}
+}

@@ -79,9 +79,55 @@ func (s *Sampler) list(metrics bool) []*server {
 func (s *Sampler) sample(ctx context.Context) time.Duration {
 	return s.costs(func() {
 		for _, v := range s.list(false) {
-			s.read(ctx, v)
+			if s.due(v) {
+				s.read(ctx, v)
+			}
 		}
 	})
+}
+
+// due tells whether a server is to be read in its turn: one that was read just before would seem
+// to use what it has used in a moment.
+func (s *Sampler) due(v *server) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(v.fresh) >= moment
+}
+
+// moment is the shortest time that says what a server uses: the kernel counts out its limit in
+// steps of this length.
+const moment = 100 * time.Millisecond
+
+// freshen reads those servers twice, a moment apart, whose hosts have just said that they are
+// overloaded: what was read before is of the time before.
+func (s *Sampler) freshen(ctx context.Context, sub *subscription) {
+	s.mu.Lock()
+	var all []*server
+	for _, v := range s.servers {
+		if v.overloaded() && !v.hot && !sub.told[v] && v.meter != nil && time.Since(v.fresh) >= 2*moment {
+			all = append(all, v)
+		}
+	}
+	s.mu.Unlock()
+	if len(all) == 0 {
+		return
+	}
+	read := func() {
+		for _, v := range all {
+			s.read(ctx, v)
+			s.mu.Lock()
+			v.fresh = time.Now()
+			s.mu.Unlock()
+		}
+	}
+	read()
+	wait := time.NewTimer(moment)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		read()
+	case <-ctx.Done():
+	}
 }
 
 // read reads one, with the lock so that nobody closes it meanwhile.

@@ -74,6 +74,7 @@ type server struct {
 	metrics      map[string]float64 // replaced, never changed
 	misses       int                // of metrics, in a row
 	hot          bool
+	fresh        time.Time // when it was read between two turns
 }
 
 // New makes a Sampler that reads containers each period, or more seldom if that would cost more

@@ -216,6 +216,27 @@ func TestReports(t *testing.T) {
 	})
 }
 
+// What an overloaded server used before says nothing.
+func TestFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.use(1, .1)
+		w.Set([]Target{{ID: "s-1", Pid: 1, Limit: 1}})
+		after(2500 * time.Millisecond)
+		next := w.subscribe(10 * time.Second)
+		is(t, next(), false, time.Second, .1)
+		after(450 * time.Millisecond) // the turn at 3 s comes between its two readings
+		w.use(1, .9)
+		w.Report("s-1", report(&api.ReportRequest{Overloaded: true}, 5))
+		began := time.Now()
+		is(t, next(), true, moment, .9)
+		if took := time.Since(began); took != moment {
+			t.Errorf("told after %s", took)
+		}
+		is(t, next(), false, 10*time.Second, .9)
+	})
+}
+
 func TestFlows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -230,7 +251,7 @@ func TestFlows(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			bytes += 100
-			return []*api.Flow{{From: "a", To: "b", Bytes: bytes, Connections: 3}, {From: "c", To: "a", Bytes: 5}}, err
+			return []*api.Flow{{From: "a", To: "b", Bytes: bytes, Packets: 3}, {From: "c", To: "a", Bytes: 5}}, err
 		})
 		next := w.subscribe(time.Second)
 		if p := next(); len(p.GetFlows()) != 0 {
@@ -238,7 +259,7 @@ func TestFlows(t *testing.T) {
 		}
 		passed := func(want uint64) {
 			t.Helper()
-			if got := next().GetFlows(); len(got) != 1 || got[0].GetBytes() != want || got[0].GetConnections() != 0 {
+			if got := next().GetFlows(); len(got) != 1 || got[0].GetBytes() != want || got[0].GetPackets() != 0 {
 				t.Errorf("%v, want %d bytes", got, want)
 			}
 		}

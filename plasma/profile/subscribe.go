@@ -28,7 +28,7 @@ type subscription struct {
 
 type route struct{ from, to string }
 
-type total struct{ bytes, connections uint64 }
+type total struct{ bytes, packets uint64 }
 
 // Subscribe sends a profile at once, with what is known of the last moments; then each period,
 // with means over the time since the one before; and an urgent one of the last moments as soon
@@ -70,6 +70,7 @@ func (s *Sampler) serve(ctx context.Context, sub *subscription, period time.Dura
 		case <-ticker.C:
 			p = s.regular(ctx, sub)
 		case <-sub.wake:
+			s.freshen(ctx, sub)
 			p = s.urgent(ctx, sub)
 		case <-ctx.Done():
 			return
@@ -217,7 +218,7 @@ func (s *Sampler) count(ctx context.Context) map[route]total {
 	for _, f := range all {
 		key := route{f.GetFrom(), f.GetTo()}
 		t := totals[key]
-		totals[key] = total{t.bytes + f.GetBytes(), t.connections + f.GetConnections()}
+		totals[key] = total{t.bytes + f.GetBytes(), t.packets + f.GetPackets()}
 	}
 	return totals
 }
@@ -237,8 +238,8 @@ func since(before, now map[route]total, share float64) []*api.Flow {
 	}
 	for key, t := range now {
 		b := before[key]
-		f := &api.Flow{From: key.from, To: key.to, Bytes: part(b.bytes, t.bytes), Connections: part(b.connections, t.connections)}
-		if f.Bytes > 0 || f.Connections > 0 {
+		f := &api.Flow{From: key.from, To: key.to, Bytes: part(b.bytes, t.bytes), Packets: part(b.packets, t.packets)}
+		if f.Bytes > 0 || f.Packets > 0 {
 			flows = append(flows, f)
 		}
 	}

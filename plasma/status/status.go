@@ -70,6 +70,7 @@ type Server struct {
 	Node    string          `json:"node"`
 	State   model.State     `json:"state"`
 	Version uint64          `json:"version"`
+	Created time.Time       `json:"created,omitzero"` // when it was decided on
 	Limit   model.Resources `json:"limit"`
 	Usage   model.Resources `json:"usage"`
 	Queue   float64         `json:"queue"`

@@ -28,7 +28,7 @@ func main() {
 		}
 		return
 	}
-	if dir := os.Getenv("PLASMA_APP_ARM"); dir != "" {
+	if dir := os.Getenv("APP_ARM"); dir != "" {
 		arm(ctx, dir)
 	}
 	o := host.FromEnv()
@@ -38,6 +38,7 @@ func main() {
 		{Name: "Burner", Durable: host.None, New: host.JSON(burner)},
 		{Name: "Blob", New: func() host.Behavior { return new(blob) }},
 		{Name: "Register", New: host.JSON(register)},
+		{Name: "Life", New: host.JSON(tally)},
 		{Name: "Tally", Durable: host.None, New: host.JSON(tally)},
 		{Name: "Fleeting", Durable: host.None, New: func() host.Behavior { return new(blob) }},
 		{Name: "Probe", Durable: host.None, Timeout: 2 * time.Minute, New: func() host.Behavior { return probe{} }},
@@ -98,7 +99,10 @@ func sender(c *host.Turn, sent *map[string]int64, _ string, body []byte) ([]byte
 }
 
 // burner uses the processor for the microseconds that it is told.
-func burner(_ *host.Turn, n *int64, _ string, body []byte) ([]byte, error) {
+func burner(_ *host.Turn, n *int64, function string, body []byte) ([]byte, error) {
+	if function == "where" {
+		return []byte(os.Getenv("PLASMA_SERVER")), nil
+	}
 	var micros int64
 	if _, err := fmt.Sscan(string(body), &micros); err != nil {
 		return nil, err

@@ -40,7 +40,7 @@ func (probe) Turn(c *host.Turn, function string, body []byte) ([]byte, error) {
 		if rate > 0 {
 			// Several at once where a pause between them would be shorter than one can be.
 			if ahead := time.Duration(n)*time.Second/time.Duration(rate) - now.Sub(begin); ahead > time.Millisecond {
-				time.Sleep(ahead)
+				time.Sleep(ahead) // it is the load
 				now = time.Now()
 			}
 		}

@@ -24,7 +24,7 @@ func register(_ *host.Turn, n *int64, function string, body []byte) ([]byte, err
 	return fmt.Append(nil, *n, " ", os.Getenv("PLASMA_SERVER")), nil
 }
 
-// life is how often an actor without storage was asked, since it began with what is in Name.
+// life is how often an actor was asked, since it began with nothing and gave itself a name.
 type life struct {
 	Name  string `json:"name"`
 	Count int64  `json:"count"`

@@ -152,7 +152,7 @@ func troubles(now *status.Cluster) (all []string) {
 			all = append(all, fmt.Sprintf("! %s: %s", plain(s.Name), plain(text)))
 		}
 		for _, one := range s.Servers {
-			if one.Why != "" {
+			if one.Why != "" && !slices.Contains(s.Trouble, one.ID+": "+one.Why) {
 				all = append(all, fmt.Sprintf("! %s: %s", plain(one.ID), plain(one.Why)))
 			}
 		}

@@ -18,9 +18,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/peregrine-dev/peregrine/plasma/config"
+	"github.com/peregrine-dev/peregrine/plasma/control"
 	"github.com/peregrine-dev/peregrine/plasma/model"
 	"github.com/peregrine-dev/peregrine/plasma/place/embed"
 )
@@ -85,6 +87,8 @@ func dial(e config.Etcd) (*clientv3.Client, error) {
 	c := clientv3.Config{
 		Endpoints: e.Endpoints, DialTimeout: 5 * time.Second, DialKeepAliveTime: 5 * time.Second, DialKeepAliveTimeout: 3 * time.Second,
 		Username: e.Username, Logger: zap.NewNop(),
+		// etcd that was away is found soon; by default gRPC looks only every two minutes in the end.
+		DialOptions: []grpc.DialOption{control.Soon()},
 	}
 	if e.PasswordFile != "" {
 		text, err := os.ReadFile(e.PasswordFile)

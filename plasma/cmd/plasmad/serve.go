@@ -133,7 +133,7 @@ func serve(ctx context.Context, s settings) error {
 
 // serveNodes answers other nodes.
 func serveNodes(ctx context.Context, g *errgroup.Group, l net.Listener, c *certificates, cluster *control.ClusterServer, local *node.Node) {
-	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(c.server)), grpc.MaxRecvMsgSize(control.MaxMessage), grpc.MaxSendMsgSize(control.MaxMessage))
+	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(c.server)), control.Pinged(), grpc.MaxRecvMsgSize(control.MaxMessage), grpc.MaxSendMsgSize(control.MaxMessage))
 	api.RegisterClusterServer(srv, cluster)
 	api.RegisterNodeServer(srv, control.NodeServer{Local: local})
 	g.Go(func() error {
@@ -224,7 +224,7 @@ func flows(s settings) profile.Flows {
 		var all []*api.Flow
 		for _, p := range pairs {
 			if p.SourceContainer != "" && p.DestinationContainer != "" {
-				all = append(all, &api.Flow{From: p.SourceContainer, To: p.DestinationContainer, Bytes: p.SentBytes, Connections: p.SentPackets /* what is counted */})
+				all = append(all, &api.Flow{From: p.SourceContainer, To: p.DestinationContainer, Bytes: p.SentBytes, Packets: p.SentPackets})
 			}
 		}
 		return all, nil

@@ -68,7 +68,9 @@ func main() {
 func run(l load, agent, peers string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
-	client, err := host.Dial(ctx, agent, peers)
+	dialing, cancel := context.WithTimeout(ctx, 10*time.Second) // plasmad may be starting
+	client, err := host.Dial(dialing, agent, peers)
+	cancel()
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ of it is the answer, so nothing here is kept between turns.
 
 import json
 import os
+import socketserver
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -140,6 +141,9 @@ class Handler(BaseHTTPRequestHandler):
 
 class Server(ThreadingHTTPServer):
     request_queue_size = 256
+
+    def server_bind(self):  # HTTPServer's asks DNS for the host's name, which may take seconds
+        socketserver.TCPServer.server_bind(self)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import (
 const (
 	// exact is how many messages of a window are all timed; after them one in every.
 	exact = 64
-	every = 64
+	every = 128
 	// maxCalls is how many pairs of sender and function are told apart in a window.
 	maxCalls = 128
 )
@@ -57,17 +57,17 @@ type Counts struct {
 func (m *Meter) Arrive(from placement.Actor, function string, bytes int) (weight uint32) {
 	m.n++
 	m.received += uint64(bytes)
-	// Senders take turns more often than not: try the one after the last, too.
-	i := m.last
-	if i >= len(m.calls) || m.calls[i].Function != function || m.calls[i].From != from {
-		if i++; i >= len(m.calls) {
-			i = 0
-		}
-		if i >= len(m.calls) || m.calls[i].Function != function || m.calls[i].From != from {
+	// Senders take turns more often than not: try the one after the last, then the last.
+	i := m.last + 1
+	if i >= len(m.calls) {
+		i = 0
+	}
+	if !m.is(i, from, function) {
+		if i = m.last; !m.is(i, from, function) {
 			i = m.find(from, function)
 		}
-		m.last = i
 	}
+	m.last = i
 	c := &m.calls[i]
 	c.Count++
 	c.Bytes += uint64(bytes)
@@ -78,6 +78,10 @@ func (m *Meter) Arrive(from placement.Actor, function string, bytes int) (weight
 		return every
 	}
 	return 0
+}
+
+func (m *Meter) is(i int, from placement.Actor, function string) bool {
+	return i < len(m.calls) && m.calls[i].Function == function && m.calls[i].From == from
 }
 
 func (m *Meter) find(from placement.Actor, function string) int {

@@ -6,20 +6,36 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/plasma/api"
 	"github.com/peregrine-dev/peregrine/plasma/placement"
 )
 
-const dialTimeout = 2 * time.Second
+const (
+	dialTimeout = 2 * time.Second
+	// deafTimeout is how long a node may not acknowledge what it is sent. Without it the kernel
+	// tries for a quarter of an hour, later each time, when a node was cut off.
+	deafTimeout = 5 * time.Second
+)
+
+// notDeaf has the kernel end a connection to a node that acknowledges nothing.
+func notDeaf(_, _ string, c syscall.RawConn) (err error) {
+	set := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deafTimeout/time.Millisecond))
+	})
+	return errors.Join(set, err)
+}
 
 // Socket is where a server's host listens in the directory that a node's containers share.
 func Socket(dir, server string) string { return filepath.Join(dir, server+".sock") }
@@ -144,6 +160,7 @@ func (p *Pool) connect(ctx context.Context, s placement.Server) (net.Conn, error
 	if p.tls == nil || s.Address == "" {
 		return nil, fmt.Errorf("it is on another node, without an address or a certificate: %w", errdefs.ErrUnavailable)
 	}
+	d.Control = notDeaf
 	return (&tls.Dialer{NetDialer: &d, Config: p.tls}).DialContext(ctx, "tcp", s.Address)
 }
 

@@ -109,22 +109,28 @@ func (s *Store) All() ([]Stored, error) {
 			if err != nil {
 				return err
 			}
-			_, exists, since, err := decodeState(v)
-			if err != nil {
-				return fmt.Errorf("%s: %w", a, err)
-			}
-			one := Stored{Actor: a, Sends: begins(outbox, k), Timers: begins(timers, k)}
-			if !exists {
-				one.Ended = since
-			}
+			one, err := storedOf(a, k, v, outbox, timers)
 			all = append(all, one)
-			return nil
+			return err
 		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the stored actors: %w", err)
 	}
 	return all, nil
+}
+
+// storedOf tells of an actor with this key and value.
+func storedOf(a placement.Actor, key, value []byte, outbox, timers *bbolt.Cursor) (Stored, error) {
+	_, exists, since, err := decodeState(value)
+	if err != nil {
+		return Stored{}, fmt.Errorf("%s: %w", a, err)
+	}
+	one := Stored{Actor: a, Sends: begins(outbox, key), Timers: begins(timers, key)}
+	if !exists {
+		one.Ended = since
+	}
+	return one, nil
 }
 
 func begins(c *bbolt.Cursor, prefix []byte) bool {

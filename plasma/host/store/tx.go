@@ -46,6 +46,17 @@ func (t *Tx) End(a placement.Actor, now time.Time) error {
 	return clearPrefix(t.tx.Bucket(bucketTimers), key)
 }
 
+// Stored tells what is stored of an actor, false if nothing is.
+func (t *Tx) Stored(a placement.Actor) (Stored, bool, error) {
+	key := prefix(a)
+	value := t.tx.Bucket(bucketActors).Get(key)
+	if value == nil {
+		return Stored{}, false, nil
+	}
+	s, err := storedOf(a, key, value, t.tx.Bucket(bucketOutbox).Cursor(), t.tx.Bucket(bucketTimers).Cursor())
+	return s, true, err
+}
+
 // Drop removes all of an actor but its pending move.
 func (t *Tx) Drop(a placement.Actor) error {
 	key := prefix(a)

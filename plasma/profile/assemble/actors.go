@@ -24,7 +24,7 @@ type entry struct {
 
 // actors gathers those that are reported, each once.
 func (b *builder) actors() {
-	scale, n := make([]float64, len(b.known)), 0
+	shares, n := make([]share, len(b.known)), 0
 	for _, i := range b.arrived {
 		n += len(b.profile[i].GetReport().GetActors())
 	}
@@ -39,22 +39,34 @@ func (b *builder) actors() {
 		if b.known[i].Plain {
 			continue
 		}
-		p, sum := &b.profile[i], 0.0
+		p, sum, messages := &b.profile[i], 0.0, 0.0
 		for _, a := range p.GetReport().GetActors() {
 			sum += p.used(a).CPU
+			messages += float64(a.GetLatency().GetCount())
 			b.reported(i, a)
 		}
-		scale[i] = 1
-		if usage := b.snapshot.Servers[i].Usage.CPU; sum > usage {
-			scale[i] = usage / sum
+		shares[i] = share{scale: 1}
+		switch usage := b.snapshot.Servers[i].Usage.CPU; {
+		case sum > usage:
+			shares[i].scale = usage / sum
+		case messages > 0:
+			shares[i].message = (usage - sum) / messages
 		}
 	}
 	slices.SortFunc(b.entries, func(x, y *entry) int { return cmp.Compare(x.id, y.id) })
 	b.snapshot.Actors = make([]model.Actor, len(b.entries))
 	for i, e := range b.entries {
 		b.index[e.name] = int32(i)
-		b.fill(&b.snapshot.Actors[i], e, scale[e.reporter])
+		b.fill(&b.snapshot.Actors[i], e, shares[e.reporter])
 	}
+}
+
+// share is how a server's usage of the processor is divided among its actors. What their turns used
+// is theirs; the rest, for receiving, storing and answering, is that of their messages: with an
+// actor that moves, it moves too.
+type share struct {
+	scale   float64 // of what turns used
+	message float64 // cores for each message of the report
 }
 
 // plain adds a container without a host, as an actor that can't be moved. When it drains there
@@ -119,16 +131,16 @@ func (b *builder) home(name placement.Actor, moving bool) (int32, bool) {
 // the same.
 func valid(name placement.Actor) bool { return name.Type != "" && !strings.Contains(name.Type, "/") }
 
-func (b *builder) fill(a *model.Actor, e *entry, scale float64) {
+func (b *builder) fill(a *model.Actor, e *entry, part share) {
 	a.ID, a.Type, a.Server, a.Moving = e.id, e.name.Type, int(e.home), e.moving
 	r := e.report
 	if r == nil {
 		s := &b.snapshot.Servers[e.home]
-		a.Usage, a.Metrics, a.Fixed = s.Usage, s.Metrics, true
+		a.Usage, a.Metrics, a.Fixed, a.Ends = s.Usage, s.Metrics, true, true
 		return
 	}
 	a.Usage = b.profile[e.reporter].used(r)
-	a.Usage.CPU *= scale
+	a.Usage.CPU = a.Usage.CPU*part.scale + part.message*float64(r.GetLatency().GetCount())
 	a.State = float64(r.GetState())
 	if a.State == 0 && b.Manifest != nil {
 		a.State = float64(manifest.Bytes(b.Manifest.Types[e.name.Type].State))

@@ -86,6 +86,23 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
+// TestRest has what a server used beside its actors' turns go to them by their messages.
+func TestRest(t *testing.T) {
+	report := &api.ReportRequest{Window: 1e9, Actors: []*api.ActorReport{
+		{Actor: actor("A", "a"), Cpu: 1e8, Latency: &api.Latency{Count: 30}},
+		{Actor: actor("A", "b"), Cpu: 1e8, Latency: &api.Latency{Count: 10}},
+		{Actor: actor("A", "c")},
+	}}
+	for usage, want := range map[float64][]float64{.6: {.4, .2, 0}, .2: {.1, .1, 0}, .1: {.05, .05, 0}} {
+		s := Snapshot(Input{Service: "s", Servers: []Server{{ID: "s-1", State: model.Up}}, Profiles: []*api.ProfileResponse{profiled("n", time.Second, hosted("s-1", usage, report))}})
+		for i, a := range s.Actors {
+			if math.Abs(a.Usage.CPU-want[i]) > 1e-9 {
+				t.Errorf("of %g, %s has %g, want %g", usage, a.ID, a.Usage.CPU, want[i])
+			}
+		}
+	}
+}
+
 // TestTwice has an actor that two servers report.
 func TestTwice(t *testing.T) {
 	name := placement.Actor{Type: "A", Key: "a"}
@@ -130,15 +147,15 @@ func TestTwice(t *testing.T) {
 func TestPlain(t *testing.T) {
 	plain := func(id string, state model.State) Server { return Server{ID: id, State: state, Plain: true} }
 	one, two := profiled("n1", time.Second, hosted("w-1", .5, nil)), profiled("n2", time.Second, hosted("w-2", .5, nil), hosted("w-3", .5, nil))
-	one.Flows = []*api.Flow{{From: "w-1", To: "w-2", Bytes: 100, Connections: 1}, {From: "x", To: "w-1", Bytes: 5, Connections: 5}, {From: "w-1", To: "w-3"}}
-	two.Flows = []*api.Flow{{From: "w-1", To: "w-2", Bytes: 90, Connections: 2}}
+	one.Flows = []*api.Flow{{From: "w-1", To: "w-2", Bytes: 100, Packets: 1}, {From: "x", To: "w-1", Bytes: 5, Packets: 5}, {From: "w-1", To: "w-3"}}
+	two.Flows = []*api.Flow{{From: "w-1", To: "w-2", Bytes: 90, Packets: 2}}
 	s := Snapshot(Input{
 		Service: "s", Window: 2 * time.Second, Profiles: []*api.ProfileResponse{one, two},
 		Servers: []Server{plain("w-1", model.Up), plain("w-2", model.Up), plain("w-3", model.Draining)},
 	})
 	usage := model.Resources{CPU: .5, Mem: 100, Net: 10}
 	wantActors := []model.Actor{
-		{ID: "s/w-1", Type: "s", Server: 0, Usage: usage, Fixed: true}, {ID: "s/w-2", Type: "s", Server: 1, Usage: usage, Fixed: true},
+		{ID: "s/w-1", Type: "s", Server: 0, Usage: usage, Fixed: true, Ends: true}, {ID: "s/w-2", Type: "s", Server: 1, Usage: usage, Fixed: true, Ends: true},
 	}
 	wantCalls := []model.Call{
 		{From: model.Client, To: 0, Function: Connection, Count: 10, Bytes: 10}, {From: 0, To: 1, Function: Connection, Count: 4, Bytes: 200},
@@ -223,7 +240,7 @@ func garbage(r *rand.Rand) Input {
 				Service: in.Service, Server: word(), Running: r.IntN(5) > 0, Cpu: number(), Memory: number(), Network: number(),
 				Throttled: number(), Metrics: values(), Report: report,
 			})
-			p.Flows = append(p.Flows, &api.Flow{From: word(), To: word(), Bytes: uint64(integer()), Connections: uint64(integer())}, nil)
+			p.Flows = append(p.Flows, &api.Flow{From: word(), To: word(), Bytes: uint64(integer()), Packets: uint64(integer())}, nil)
 		}
 		in.Profiles = append(in.Profiles, p, nil)
 	}

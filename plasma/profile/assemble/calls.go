@@ -42,7 +42,7 @@ func (b *builder) calls() {
 
 type pair struct{ from, to string }
 
-type traffic struct{ connections, bytes float64 }
+type traffic struct{ packets, bytes float64 }
 
 // flows adds what the network has counted between containers, for those without a host: others
 // know better. Both ends' nodes may have counted the same.
@@ -58,13 +58,13 @@ func (b *builder) flows() {
 		for _, f := range p.GetFlows() {
 			key := pair{f.GetFrom(), f.GetTo()}
 			t := one[key]
-			t.connections += float64(f.GetConnections()) * factor
+			t.packets += float64(f.GetPackets()) * factor
 			t.bytes += float64(f.GetBytes()) * factor
 			one[key] = t
 		}
 		for key, t := range one {
 			known := all[key]
-			all[key] = traffic{max(known.connections, t.connections), max(known.bytes, t.bytes)}
+			all[key] = traffic{max(known.packets, t.packets), max(known.bytes, t.bytes)}
 		}
 	}
 	for key, t := range all {
@@ -78,7 +78,7 @@ func (b *builder) flows() {
 		}
 		b.snapshot.Calls = append(b.snapshot.Calls, model.Call{
 			From: int(from), To: int(to), Function: Connection,
-			Count: amount(t.connections), Bytes: amount(t.bytes),
+			Count: amount(t.packets), Bytes: amount(t.bytes),
 		})
 	}
 }
