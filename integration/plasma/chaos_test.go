@@ -165,14 +165,22 @@ func parent(t *testing.T, pid int) int {
 	return ppid
 }
 
-// strike lets a fault happen.
+// strike lets a fault happen, and waits until actors move again.
 func (w *world) strike(f fault) {
 	w.t.Helper()
-	began, moved := time.Now(), w.asked.Load()
+	began, before := time.Now(), w.asked.Load()
 	f.do(w)
+	took, meanwhile := time.Since(began), w.asked.Load()
+	eventually(w.t, "actors move again after: "+f.name, 30*time.Second, func(context.Context) error {
+		if w.asked.Load() < meanwhile+4 {
+			return errNotYet
+		}
+		return nil
+	})
 	w.look(w.t.Context())
 	w.struck[f.name]++
-	w.t.Logf("%s: %s, %d moves begun", f.name, time.Since(began).Round(10*time.Millisecond), w.asked.Load()-moved)
+	w.t.Logf("%s: %s and %d moves begun, the next ones within %s", f.name, took.Round(10*time.Millisecond),
+		meanwhile-before, (time.Since(began) - took).Round(10*time.Millisecond))
 }
 
 // end ends the load, and tells what there was.

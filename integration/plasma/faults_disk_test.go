@@ -85,8 +85,3 @@ func fullDisk(t *testing.T, p *harness.Plasma, image images.Image, name string) 
 	moving()
 	w.end(2)
 }
-
-func TestFullDisk(t *testing.T) {
-	p, image := cluster(t, 1, nil)
-	fullDisk(t, p, image, "full")
-}

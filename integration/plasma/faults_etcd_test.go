@@ -106,13 +106,6 @@ func TestEtcd(t *testing.T) {
 			w.strike(f)
 		}
 	}
-	before := w.asked.Load()
-	eventually(t, "actors move again", 30*time.Second, func(context.Context) error {
-		if w.asked.Load() < before+10 {
-			return errNotYet
-		}
-		return nil
-	})
 	stop()
 	moving()
 	watching()

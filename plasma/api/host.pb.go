@@ -780,8 +780,10 @@ func (x *TransferResponse) GetHash() []byte {
 }
 
 type ActivateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Moves         []*Move                `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Moves []*Move                `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	// refused: they never take place.
+	Refused       bool `protobuf:"varint,2,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +823,13 @@ func (x *ActivateRequest) GetMoves() []*Move {
 		return x.Moves
 	}
 	return nil
+}
+
+func (x *ActivateRequest) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
 }
 
 type ActivateResponse struct {
@@ -2288,9 +2297,10 @@ const file_host_proto_rawDesc = "" +
 	"\x06period\x18\x03 \x01(\x03R\x06period\x12\x12\n" +
 	"\x04body\x18\x04 \x01(\fR\x04body\"&\n" +
 	"\x10TransferResponse\x12\x12\n" +
-	"\x04hash\x18\x01 \x01(\fR\x04hash\"B\n" +
+	"\x04hash\x18\x01 \x01(\fR\x04hash\"\\\n" +
 	"\x0fActivateRequest\x12/\n" +
-	"\x05moves\x18\x01 \x03(\v2\x19.peregrine.plasma.v1.MoveR\x05moves\"\x12\n" +
+	"\x05moves\x18\x01 \x03(\v2\x19.peregrine.plasma.v1.MoveR\x05moves\x12\x18\n" +
+	"\arefused\x18\x02 \x01(\bR\arefused\"\x12\n" +
 	"\x10ActivateResponse\"v\n" +
 	"\x0fRegisterRequest\x12/\n" +
 	"\x05types\x18\x01 \x03(\v2\x19.peregrine.plasma.v1.TypeR\x05types\x12\x18\n" +

@@ -106,6 +106,7 @@ func (h *Host) moveOne(ctx context.Context, m *api.Move, to placement.Server) (t
 	if err := h.decide(&api.Move{Id: m.GetId(), Actor: m.GetActor(), To: to.ID, Epoch: m.GetEpoch(), Target: instance}); err != nil {
 		if h.ctx.Err() == nil {
 			a.resume()
+			h.recall(target, m)
 		}
 		return time.Since(start), err
 	}
@@ -236,6 +237,16 @@ func (h *Host) decide(m *api.Move) error {
 			return fmt.Errorf("whether the move took place is not known: %w", errClosed)
 		}
 		t.Stop()
+	}
+}
+
+// recall tells the target that an actor doesn't come. If it isn't heard, the target keeps what it
+// was sent until the actor moves again.
+func (h *Host) recall(target api.PeerService, m *api.Move) {
+	ctx, cancel := context.WithTimeout(h.ctx, peerTimeout)
+	defer cancel()
+	if _, err := target.Activate(ctx, &api.ActivateRequest{Moves: []*api.Move{m}, Refused: true}); err != nil {
+		log.G(h.ctx).WithError(native(err)).Debug("the target was not told that a move doesn't take place")
 	}
 }
 

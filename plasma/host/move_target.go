@@ -178,6 +178,10 @@ func (h peerService) Activate(_ context.Context, req *api.ActivateRequest) (*api
 		if in == nil || in.request == nil || in.move != m.GetId() || in.epoch != m.GetEpoch() {
 			continue
 		}
+		if req.GetRefused() {
+			h.dismiss(a, in)
+			continue
+		}
 		h.owners.learn(name, placement.Owner{Server: h.server, Epoch: m.GetEpoch()})
 		h.resolve(a, in)
 	}
@@ -219,6 +223,18 @@ func (h *Host) resolve(a *actor, in *incoming) {
 	a.startSends()
 	a.kick()
 	failpoint.Hit(failpoint.TargetActivated)
+}
+
+// dismiss ends the place of an actor whose move was refused.
+func (h *Host) dismiss(a *actor, in *incoming) {
+	a.mu.Lock()
+	if a.phase != arriving || a.incoming != in {
+		a.mu.Unlock()
+		return
+	}
+	h.giveUp(a)
+	a.mu.Unlock()
+	h.remove(a)
 }
 
 // giveUp ends the place of an actor that doesn't come; mu is held. The caller removes it.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
@@ -72,7 +74,7 @@ func (n *Node) listen(ctx context.Context, there map[string]bool, s place.Servic
 	}
 	a = &agent{Node: n, service: s.Name, server: server, relocate: spec.Relocate}
 	if err := a.open(ctx, dir); err != nil {
-		n.failed(ctx, s.Name+server, err)
+		n.failed(ctx, cmp.Or(server, s.Name), err)
 		return
 	}
 	n.mu.Lock()
@@ -97,12 +99,28 @@ func (a *agent) open(ctx context.Context, dir string) error {
 			return errors.Join(err, l.Close())
 		}
 	}
+	if err := own(dir); err != nil {
+		return errors.Join(err, l.Close())
+	}
 	a.group.Go(func() error {
 		if err := srv.Serve(ctx, l); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) && ctx.Err() == nil {
 			log.G(ctx).WithError(err).WithField("server", a.server).Warn("no longer listening to a server")
 		}
 		return nil
 	})
+	return nil
+}
+
+// own gives the socket in a server's directory to whom the directory belongs: the user that the
+// server's process has.
+func own(dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if s, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return os.Lchown(filepath.Join(dir, agentSocket), int(s.Uid), int(s.Gid))
+	}
 	return nil
 }
 

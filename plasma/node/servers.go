@@ -120,6 +120,9 @@ func (n *Node) start(ctx context.Context, s place.Service, spec *service.Spec, v
 	if err != nil {
 		return err
 	}
+	if err := own(n.directory(v.ID)); err != nil {
+		return err
+	}
 	n.mu.Lock()
 	n.applied[v.ID] = applied{limit: v.Limit}
 	n.mu.Unlock()

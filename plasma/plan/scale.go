@@ -163,6 +163,7 @@ func (r *run) start(n int, rule *ir.Rule, why string) {
 			break
 		}
 		r.free[node] = r.free[node].Sub(limit)
+		r.count[node]++
 		r.act(model.Action{
 			Verb: model.ScaleOut, Actor: none, From: none, To: none, Node: node, NodeName: r.Nodes[node].ID,
 			Limit: limit, Rule: nameOf(rule), Reason: why,
@@ -196,7 +197,8 @@ func (r *run) usual() model.Resources {
 	return best
 }
 
-// roomiest is the node with most of the processor free that has room for a server, or none.
+// roomiest is the node with most of the processor free that has room for a server, or none. Of
+// alike ones it is that with the fewest servers; if servers have no limit, all nodes are alike.
 func (r *run) roomiest(limit model.Resources) int {
 	best := none
 	for i := range r.Nodes {
@@ -205,7 +207,11 @@ func (r *run) roomiest(limit model.Resources) int {
 		if r.Nodes[i].Down || c.CPU > 0 && free.CPU < limit.CPU-1e-9 || c.Mem > 0 && free.Mem < limit.Mem || c.Net > 0 && free.Net < limit.Net {
 			continue
 		}
-		if best == none || free.CPU > r.free[best].CPU {
+		switch {
+		case best == none,
+			limit.CPU > 0 && free.CPU > r.free[best].CPU,
+			(limit.CPU == 0 || free.CPU == r.free[best].CPU) && r.count[i] < r.count[best],
+			limit.CPU == 0 && r.count[i] == r.count[best] && free.CPU > r.free[best].CPU:
 			best = i
 		}
 	}

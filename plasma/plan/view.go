@@ -25,9 +25,10 @@ type view struct {
 	usage  []model.Resources // by actor: what it would use if nothing waited
 	// keeper is whom a server is reserved for: an actor, or none.
 	keeper []int32
-	closed []bool // servers that nothing may be put on
-	free   []model.Resources
-	calls  *calls // nil until somebody asks
+	closed []bool            // servers that nothing may be put on
+	free   []model.Resources // by node
+	count  []int             // servers by node, as planned
+	calls  *calls            // nil until somebody asks
 	back   map[string][][]int32
 }
 
@@ -37,7 +38,7 @@ func newView(s *model.Snapshot, m *model.Memory) *view {
 		home: make([]int32, len(s.Actors)), load: make([]model.Resources, len(s.Servers)),
 		limit: make([]model.Resources, len(s.Servers)), usage: make([]model.Resources, len(s.Actors)),
 		keeper: make([]int32, len(s.Servers)), closed: make([]bool, len(s.Servers)),
-		free: make([]model.Resources, len(s.Nodes)),
+		free: make([]model.Resources, len(s.Nodes)), count: make([]int, len(s.Nodes)),
 	}
 	counts := make([]int32, len(s.Servers))
 	types, last, at := []string{}, "", 0
@@ -103,6 +104,7 @@ func newView(s *model.Snapshot, m *model.Memory) *view {
 		v.closed[i] = one.State != model.Up || one.Node >= 0 && one.Node < len(s.Nodes) && s.Nodes[one.Node].Down
 		if one.Node >= 0 && one.Node < len(s.Nodes) && one.State != model.Down {
 			v.free[one.Node] = v.free[one.Node].Sub(one.Limit)
+			v.count[one.Node]++
 		}
 	}
 	return v

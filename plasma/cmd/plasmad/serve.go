@@ -96,13 +96,17 @@ func serve(ctx context.Context, s settings) error {
 		return err
 	}
 
+	sampler := profile.New(s.Node, time.Duration(s.Period)/2, flows(s))
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "peregrine_plasma_sampling_cores", Help: "What measuring takes of the processor, in cores.",
+	}, sampler.Cost))
 	local := node.New(node.Options{
 		Node: s.Node, Sockets: s.run, Secure: s.Address != "", Store: store, Mirror: mirror, Membership: membership,
 		Containers: driver.New(client, driver.Options{
 			Namespace: s.Namespace, Root: s.root, Run: s.run, CNIConf: s.CNI.Conf, CNIBin: s.CNI.Bin,
 			Sidecar: sidecar(), Falcon: s.Falcon.Socket, Address: addressOf(s.Address),
 		}),
-		Sampler: profile.New(s.Node, time.Duration(s.Period)/2, flows(s)),
+		Sampler: sampler,
 		Metrics: node.NewMetrics(registry),
 	})
 	peers := control.NewPeers(clientOf(certificates))
