@@ -67,7 +67,7 @@ func app() *cli.App {
 				Flags: []cli.Flag{dryRun}, Action: uninstallHost,
 			},
 			{
-				Name: "demo", Usage: "show the plugins beside the stock parts, on a private containerd",
+				Name: "demo", Usage: "show the plugins beside the stock parts, on a private containerd", ArgsUsage: "[" + strings.Join(demo.Parts, "|") + "]...",
 				Action: inSandbox(showDemo),
 			},
 			{
@@ -185,7 +185,7 @@ func installed(ctx context.Context) ([]install.Plugin, error) {
 
 func showDemo(c *cli.Context) error {
 	return withStock(func(cache, bin string) error {
-		return demo.Run(c.Context, os.Stdout, demo.Options{Cache: cache, Bin: bin, Progress: newProgress(os.Stderr)})
+		return demo.Run(c.Context, os.Stdout, demo.Options{Cache: cache, Bin: bin, Progress: newProgress(os.Stderr), Parts: c.Args().Slice()})
 	})
 }
 

@@ -29,9 +29,9 @@ func (b *plasmaBench) hotspot(ctx context.Context) error {
 		{"polling", 1, 24 * time.Millisecond, time.Millisecond, 2000, "its server is busy for some 90 %"},
 		{"event-driven", 8, 20 * time.Millisecond, 0, 300, "8 clients wait for it all the time"},
 	} {
-		n, end := 20, time.Now().Add(5*time.Minute)
+		n, end := 10, time.Now().Add(2*time.Minute)
 		if b.Quick {
-			n, end = 3, time.Now().Add(6*time.Second)
+			n, end = 3, time.Now().Add(4*time.Second)
 		}
 		var took Series
 		for i := 0; i < n && (i < 1 || time.Now().Before(end)); i++ {

@@ -111,7 +111,7 @@ func (b *plasmaBench) idleWith(ctx context.Context, suffix, command, note string
 		return err
 	}
 	// What was needed to start them is given back to the system in time.
-	samples, each := 30, time.Second
+	samples, each := 20, time.Second
 	if b.Quick {
 		samples = 5
 	}

@@ -58,9 +58,9 @@ func (b *plasmaBench) pausingIn(ctx context.Context, l *plasmaLive, suffix, wher
 		bound float64
 		n     int
 	}{{"1KiB", 1 << 10, 10, 500}, {"1MiB", 1 << 20, 50, 200}} {
-		n, end := size.n, time.Now().Add(5*time.Minute)
+		n, end := size.n, time.Now().Add(time.Minute)
 		if b.Quick {
-			n, end = 100, time.Now().Add(3*time.Second)
+			n, end = 100, time.Now().Add(2*time.Second)
 		}
 		key := "b-" + size.name
 		if _, err := l.call(ctx, "moves", "Blob", key, "size", fmt.Sprint(size.bytes)); err != nil {
@@ -195,7 +195,7 @@ func (b *plasmaBench) others(ctx context.Context, l *plasmaLive) error {
 	if err != nil {
 		return err
 	}
-	rounds, d := 20, time.Second
+	rounds, d := 10, time.Second
 	if b.Quick {
 		rounds, d = 4, 500*time.Millisecond
 	}

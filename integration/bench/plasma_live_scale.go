@@ -16,9 +16,9 @@ func (b *plasmaBench) scaling(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n, end := 30, time.Now().Add(5*time.Minute)
+	n, end := 20, time.Now().Add(2*time.Minute)
 	if b.Quick {
-		n, end = 3, time.Now().Add(12*time.Second)
+		n, end = 3, time.Now().Add(8*time.Second)
 	}
 	s := samples{}
 	for i := 0; i < n && (i < 2 || time.Now().Before(end)); i++ {

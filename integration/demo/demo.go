@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/peregrine-dev/peregrine/integration/bench"
 	"github.com/peregrine-dev/peregrine/integration/harness"
 	"github.com/peregrine-dev/peregrine/integration/images"
@@ -23,11 +25,31 @@ type Options struct {
 	Cache    string
 	Bin      string
 	Progress images.Progress
+	// Parts are those of Parts to show; none is all.
+	Parts []string
 }
+
+// Parts are what can be shown.
+var Parts = []string{"snapshotter", "shim", "net", "plasma"}
+
+// check refuses parts that there are not.
+func (o Options) check() error {
+	for _, p := range o.Parts {
+		if !slices.Contains(Parts, p) {
+			return fmt.Errorf("there is no part %q, but %s: %w", p, strings.Join(Parts, ", "), errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+func (o Options) shows(part string) bool { return len(o.Parts) == 0 || slices.Contains(o.Parts, part) }
 
 // Run runs the demo and prints its table to out. It leaves nothing behind, also when
 // ctx is done before it has ended.
 func Run(ctx context.Context, out io.Writer, o Options) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
 	image, err := images.DebianData(ctx, o.Cache, o.Progress)
 	if err != nil {
 		return err
@@ -36,9 +58,12 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	rows, seen, err := run(ctx, o, image)
-	var moved []Finding
-	if err == nil {
+	var rows []Row
+	var seen, moved []Finding
+	if o.shows("snapshotter") || o.shows("shim") || o.shows("net") {
+		rows, seen, err = run(ctx, o, image)
+	}
+	if err == nil && o.shows("plasma") {
 		moved, err = elasticity(ctx, o)
 	}
 	more, lerr := leak.Settle(before)
@@ -54,23 +79,35 @@ func Run(ctx context.Context, out io.Writer, o Options) (err error) {
 
 const rounds = 3
 
-func run(ctx context.Context, o Options, image images.Image) (_ []Row, _ []Finding, err error) {
+func run(ctx context.Context, o Options, image images.Image) (rows []Row, seen []Finding, err error) {
 	o.Progress("starting a private containerd with the bundle", 0, 0)
 	b, err := harness.StartBundle(ctx, o.Cache, o.Bin, harness.Versions[0], nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, b.Remove(ctx)) }()
-	files, err := snapshotter(ctx, b, o, image)
-	if err != nil {
-		return nil, nil, err
+	if o.shows("snapshotter") {
+		files, err := snapshotter(ctx, b, o, image)
+		if err != nil {
+			return nil, nil, err
+		}
+		rows = append(rows, files...)
 	}
-	life, err := shim(ctx, b, o)
-	if err != nil {
-		return nil, nil, err
+	if o.shows("shim") {
+		life, err := shim(ctx, b, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		rows = append(rows, life...)
 	}
-	attached, seen, err := network(ctx, b, o)
-	return slices.Concat(files, life, attached), seen, err
+	if o.shows("net") {
+		attached, found, err := network(ctx, b, o)
+		if err != nil {
+			return nil, nil, err
+		}
+		rows, seen = append(rows, attached...), found
+	}
+	return rows, seen, nil
 }
 
 // container runs a workload of the peregrine program in a container of its own and

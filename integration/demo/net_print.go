@@ -20,14 +20,20 @@ const topology = `      outside            node a               node b
                   fd00:88:0:1::x              fd00:88:0:2::x
 `
 
-// PrintNetwork writes what was seen of the network.
+// PrintNetwork writes what was seen of the network, if anything was.
 func PrintNetwork(w io.Writer, seen []Finding) error {
+	if len(seen) == 0 {
+		return nil
+	}
 	fmt.Fprintf(w, "\nA network of containers over two nodes. All hosts here are network namespaces;\nthe container on b is one of containerd, that on a a namespace only.\n\n%s\n", topology)
 	return printFindings(w, seen)
 }
 
-// PrintPlasma writes what was seen of elasticity.
+// PrintPlasma writes what was seen of elasticity, if anything was.
 func PrintPlasma(w io.Writer, seen []Finding) error {
+	if len(seen) == 0 {
+		return nil
+	}
 	fmt.Fprint(w, "\nElasticity of a service whose actors have state, on a cluster of three nodes: network\nnamespaces with a containerd, a plasmad and a member of etcd each.\n\n")
 	return printFindings(w, seen)
 }

@@ -18,8 +18,11 @@ type Row struct {
 	OursTook    bench.Series
 }
 
-// Print writes the table.
+// Print writes the table, if there are rows.
 func Print(w io.Writer, rows []Row) error {
+	if len(rows) == 0 {
+		return nil
+	}
 	t := tabwriter.NewWriter(w, 0, 8, 1, ' ', 0)
 	fmt.Fprintln(t, "| what a container does\t| stock\t| Peregrine\t| \t|")
 	fmt.Fprintln(t, "| ---\t| ---\t| ---\t| ---\t|")

@@ -2,6 +2,7 @@ package plasma
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -79,7 +80,7 @@ func TestEtcd(t *testing.T) {
 	moving, watching := w.keepMoving(ctx, 4), noTwins(ctx, t)
 	defer func() { stop(); moving(); watching() }()
 	kill := func(name string, d time.Duration, meanwhile func(*world)) fault {
-		return fault{name, func(w *world) {
+		return fault{name: name, do: func(w *world) {
 			etcd.Kill()
 			meanwhile(w)
 			sleep(w.t.Context(), d)
@@ -89,17 +90,17 @@ func TestEtcd(t *testing.T) {
 	all := []fault{
 		kill("kill etcd", 100*time.Millisecond, func(*world) {}),
 		kill("kill etcd, and a host meanwhile", 500*time.Millisecond, func(w *world) { w.signal(w.pid(w.anyServer().ID), unix.SIGKILL) }),
-		{"pause etcd", func(w *world) { etcd.Pause(); sleep(w.t.Context(), 2*time.Second); etcd.Resume() }},
-		{"kill a plasmad", func(w *world) { w.restart(w.anyNode(), 0) }},
-		{"kill etcd for longer than leases", func(w *world) {
+		{name: "pause etcd", do: func(w *world) { etcd.Pause(); sleep(w.t.Context(), 2*time.Second); etcd.Resume() }},
+		{name: "kill a plasmad", do: func(w *world) { w.restart(w.anyNode(), 0) }},
+		{name: "kill etcd for longer than leases", do: func(w *world) {
 			etcd.Kill()
 			sleep(w.t.Context(), lease+2*time.Second)
 			etcd.Restart()
-		}},
+		}, long: true},
 	}
-	rounds := 1
-	if soak() {
-		rounds = 10
+	rounds := 10
+	if !soak() {
+		rounds, all = 1, slices.DeleteFunc(all, func(f fault) bool { return f.long })
 	}
 	for range rounds {
 		for _, f := range all {

@@ -3,6 +3,7 @@ package plasma
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,6 +78,13 @@ func blockedDrain(t *testing.T, p *harness.Plasma, image images.Image, name stri
 		return err
 	})
 	put(3)
+	eventually(t, "its container is gone", 30*time.Second, func(ctx context.Context) error {
+		all, err := n.Containerd.Ctr(ctx, "container", "ls", "-q")
+		if err == nil && slices.Contains(strings.Fields(all), victim) {
+			err = errNotYet
+		}
+		return err
+	})
 }
 
 // TestNode has things go wrong on one node that need no other.

@@ -118,12 +118,13 @@ func (w *losing) pick(leader *harness.PlasmaNode, i int) {
 	})
 }
 
-// TestRelocate is the short form; TestSoak has the long one.
+// TestRelocate loses nodes of a service that gives their actors to others: in the long form in all
+// ways, twice.
 func TestRelocate(t *testing.T) {
 	p, image := cluster(t, 3, nil)
-	ways := losses()
+	ways := append(losses(), losses()...)
 	if !soak() {
-		ways = ways[:2]
+		ways = ways[:1]
 	}
 	relocate(t, p, image, "lost", ways)
 }

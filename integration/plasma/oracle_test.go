@@ -22,6 +22,7 @@ const (
 	senders   = 3
 	registers = 4
 	tallies   = 2
+	idle      = 40 // ledgers with one entry, that only move
 )
 
 // An oracle has clients call actors all the time, writes down what was answered, and tells at the
@@ -72,6 +73,12 @@ func watchOver(t *testing.T, clients ...*client) *oracle {
 			o.load.Go(func() { o.count(ctx, c, fmt.Sprint("t", j)) })
 		}
 	}
+	for j := range idle {
+		if _, err := clients[j%len(clients)].call("Ledger", fmt.Sprint("i", j), "put", "init 1", patience); err != nil {
+			t.Fatal(err)
+		}
+		o.note(fmt.Sprint("i", j), "init", 1, 1)
+	}
 	for j := range senders {
 		o.load.Go(func() { o.send(ctx, clients[j%len(clients)], fmt.Sprint("s", j), fmt.Sprint("l", j%ledgers)) })
 	}
@@ -90,7 +97,7 @@ func (o *oracle) actors() (all [][2]string) {
 	for _, k := range []struct {
 		kind, prefix string
 		n            int
-	}{{"Ledger", "l", ledgers}, {"Sender", "s", senders}, {"Register", "r", registers}, {"Tally", "t", tallies}} {
+	}{{"Ledger", "l", ledgers}, {"Ledger", "i", idle}, {"Sender", "s", senders}, {"Register", "r", registers}, {"Tally", "t", tallies}} {
 		for i := range k.n {
 			all = append(all, [2]string{k.kind, fmt.Sprint(k.prefix, i)})
 		}
@@ -256,6 +263,9 @@ func (o *oracle) check() {
 		for i, c := range o.clients {
 			o.checkLedger(c, fmt.Sprint("l", j), i == 0)
 		}
+	}
+	for j := range idle {
+		o.checkLedger(o.clients[j%len(o.clients)], fmt.Sprint("i", j), false)
 	}
 	longest := 0
 	for key, history := range o.history {

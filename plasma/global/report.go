@@ -29,7 +29,25 @@ func (r *reign) report(members []place.Member) {
 			s.Services = append(s.Services, k.report())
 		}
 	}
+	s.Nodes = append(s.Nodes, lost(s)...)
 	r.tell(s)
+}
+
+// lost are the nodes that have servers and are not there.
+func lost(s *status.Cluster) (nodes []status.Node) {
+	known := map[string]bool{}
+	for _, n := range s.Nodes {
+		known[n.Name] = true
+	}
+	for _, v := range s.Services {
+		for _, server := range v.Servers {
+			if !known[server.Node] {
+				known[server.Node] = true
+				nodes = append(nodes, status.Node{Name: server.Node})
+			}
+		}
+	}
+	return nodes
 }
 
 func (k *keeper) report() status.Service {
@@ -59,10 +77,11 @@ func (k *keeper) report() status.Service {
 		maps.Copy(trouble, h.profile.GetTrouble())
 	}
 	table, _ := k.Mirror.Table(k.name)
+	shards := table.Counts()
 	hosts := k.instances()
 	for _, v := range k.servers() {
 		o := status.Server{
-			ID: v.ID, Node: v.Node, State: v.State, Version: v.Generation, Created: v.Created, Limit: v.Limit, Shards: table.Count(v.ID),
+			ID: v.ID, Node: v.Node, State: v.State, Version: v.Generation, Created: v.Created, Limit: v.Limit, Shards: shards[v.ID],
 			Reserved: reserved[v.ID], Why: k.blocked[v.ID],
 		}
 		if i := slices.IndexFunc(k.shot.Servers, func(x model.Server) bool { return x.ID == v.ID }); i >= 0 {

@@ -67,7 +67,8 @@ func (k *keeper) wanted(table *placement.Table, hosts map[string]place.Instance)
 			}
 		}
 	}
-	if !slices.ContainsFunc(able, func(id string) bool { return table.Count(id) == 0 }) {
+	shards := table.Counts()
+	if !slices.ContainsFunc(able, func(id string) bool { return shards[id] == 0 }) {
 		return next
 	}
 	// One that doesn't answer now keeps its part.

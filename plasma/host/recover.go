@@ -86,9 +86,14 @@ func (h *Host) dropElsewhere(all []store.Stored) error {
 	if len(drop) == 0 {
 		return nil
 	}
+	return h.drop(drop)
+}
+
+// drop deletes stored actors, but for those that have come back or begun anew since they were
+// found to be useless.
+func (h *Host) drop(all []placement.Actor) error {
 	return h.store.Do(func(tx *store.Tx) error {
-		for _, a := range drop {
-			// It may have come back, or begun anew, since it was listed.
+		for _, a := range all {
 			if s, ok, err := tx.Stored(a); err != nil {
 				return err
 			} else if !ok || !h.useless(s) {

@@ -71,6 +71,22 @@ func (t *Table) Count(server string) (n int) {
 	return n
 }
 
+// Counts gives how many shards each server has.
+func (t *Table) Counts() map[string]int {
+	all := make(map[string]int, len(t.Servers))
+	if len(t.Servers) == 0 {
+		return all
+	}
+	n := make([]int, len(t.Servers))
+	for _, o := range t.Owners {
+		n[o]++
+	}
+	for i, server := range t.Servers {
+		all[server] = n[i]
+	}
+	return all
+}
+
 // Assign divides the shards among servers as evenly as can be, with as few as possible changing
 // hands; those that do get a new epoch. Without servers the table stays as it is: its shards
 // wait.

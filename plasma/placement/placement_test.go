@@ -112,6 +112,12 @@ func TestNobodyToGiveTo(t *testing.T) {
 	if next := table.Without("s-1", []string{"s-1"}); next.Count("s-1") != Shards {
 		t.Error("shards that nobody else takes are gone")
 	}
+	if all := table.Counts(); len(all) != 1 || all["s-1"] != Shards {
+		t.Errorf("counts are %v", all)
+	}
+	if all := new(Table).Counts(); len(all) != 0 {
+		t.Errorf("counts of nobody are %v", all)
+	}
 	if next := table.Assign(nil); next.Count("s-1") != Shards {
 		t.Error("shards that nobody takes are gone")
 	}

@@ -102,9 +102,8 @@ type Move struct {
 	Rule   string    `json:"rule"`
 	Reason string    `json:"reason"`
 	Began  time.Time `json:"began"`
-	// Took is until it ended, in milliseconds; Pause is how long the actor stood still, if known.
-	Took  float64 `json:"took,omitempty"`
-	Pause float64 `json:"pause,omitempty"`
+	// Took is until it ended, in milliseconds.
+	Took float64 `json:"took,omitempty"`
 	// Refused is why it did not take place; empty if it did, or is under way.
 	Refused string `json:"refused,omitempty"`
 }

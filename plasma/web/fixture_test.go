@@ -62,7 +62,7 @@ func files() *status.Cluster {
 			from = "files-7"
 		}
 		m := move(8-i, a.ID, from, a.Server, "level", fmt.Sprintf("the load of %s comes nearer to the mean of 58 %%", from), ago*time.Second)
-		m.Took, m.Pause = 14.2, 3.1
+		m.Took = 14.2
 		if i == 3 {
 			m.Refused = "files-2 has no room: its memory is at 97 %"
 		}
@@ -91,7 +91,7 @@ func moved() *status.Cluster {
 	s.Servers[7].Reserved = "Folder/home7"
 	s.Actors[len(s.Actors)-1].Server = "files-8"
 	m := s.Moves[0]
-	m.Took, m.Pause = 21, 4.4
+	m.Took = 21
 	s.Moves, s.Recent = nil, append([]status.Move{m}, s.Recent...)
 	return c
 }

@@ -189,7 +189,7 @@ const ofServer = (s) => [facts([
 
 const ofMove = (m) => [facts([
   ["from", m.from], ["to", m.to], ["service", m.service], ["rule", m.rule], ["why", m.reason], ["began", when(m.began)],
-  ["took", m.took > 0 ? ms(m.took) : m.going ? "under way" : ""], ["stood still", m.pause > 0 ? ms(m.pause) : ""], ["refused", m.refused ?? ""],
+  ["took", m.took > 0 ? ms(m.took) : m.going ? "under way" : ""], ["refused", m.refused ?? ""],
 ])];
 
 // drawNow says what moves at the moment, with the reason.

@@ -20,7 +20,7 @@ func deleteCommand() *cli.Command {
 		Name:      "delete",
 		Usage:     "end a service and its containers",
 		ArgsUsage: "SERVICE",
-		Description: "What its actors have stored stays on the nodes, for when the service is applied again, unless --state is given.\n" +
+		Description: "What its actors have stored stays on the nodes' disks, unless --state is given; but a service that is applied\nagain begins anew.\n" +
 			"It asks first.",
 		Flags: []cli.Flag{
 			socketFlag(),
@@ -54,7 +54,7 @@ func remove(c *cli.Context) error {
 // sure asks whether a service is to be deleted, and gives an error if it isn't.
 func sure(c *cli.Context, now *status.Cluster) error {
 	for _, s := range now.Services {
-		what := "what its actors have stored stays"
+		what := "what its actors have stored stays on disk, but no service finds it again"
 		if c.Bool("state") {
 			what = "what its actors have stored is LOST"
 		}
