@@ -107,6 +107,12 @@ func (p *Plasma) Start(ctx context.Context, bin string, n int, change func(*conf
 			return err
 		}
 	}
+	return p.StartNodes(ctx)
+}
+
+// StartNodes starts all plasmads at once, again after all were stopped or killed: members of etcd
+// wait for each other.
+func (p *Plasma) StartNodes(ctx context.Context) error {
 	for _, node := range p.Nodes {
 		if err := node.launch(); err != nil {
 			return err

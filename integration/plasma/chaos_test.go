@@ -59,6 +59,14 @@ func faults() (all []fault) {
 			}
 		}},
 		fault{name: "kill a plasmad, and a member of etcd with it", do: func(w *world) { w.restart(w.anyNode(), some()) }},
+		fault{name: "kill a plasmad for longer than its lease", do: func(w *world) { w.restart(w.anyNode(), lease+2*time.Second) }, long: true},
+		fault{name: "kill all plasmads", do: func(w *world) {
+			for _, n := range w.p.Nodes {
+				w.must(n.Kill())
+			}
+			sleep(w.t.Context(), some())
+			w.must(w.p.StartNodes(w.t.Context()))
+		}, long: true},
 		fault{name: "kill the global manager", do: func(w *world) { w.restart(leaderOf(w.t, w.p), some()) }},
 		fault{name: "kill a containerd", do: func(w *world) {
 			n := w.anyNode()

@@ -173,14 +173,19 @@ func (w *world) moved() (n int) {
 	return n
 }
 
-// pid is of a server's process; 0 if none runs.
-func (w *world) pid(server string) int {
-	for pid, id := range processes(w.t) {
-		if id == server {
-			return pid
+// pid is of a server's process, for which it waits.
+func (w *world) pid(server string) (pid int) {
+	w.t.Helper()
+	eventually(w.t, server+" runs", 60*time.Second, func(context.Context) error {
+		for p, id := range processes(w.t) {
+			if id == server && alive(p) {
+				pid = p
+				return nil
+			}
 		}
-	}
-	return 0
+		return errNotYet
+	})
+	return pid
 }
 
 // processes are the processes of servers: by process, which one it is of.
@@ -231,8 +236,12 @@ func alive(pid int) bool {
 	return err == nil && len(text) > 0
 }
 
-// hit kills a server's process and notes it.
+// signal sends one to a process that may have ended.
 func (w *world) signal(pid int, s unix.Signal) {
+	if pid <= 1 {
+		w.t.Errorf("process %d is nobody's", pid) // or everybody's
+		return
+	}
 	if err := unix.Kill(pid, s); err != nil && err != unix.ESRCH {
 		w.t.Errorf("signal %d: %v", pid, err)
 	}
@@ -242,7 +251,7 @@ func (w *world) signal(pid int, s unix.Signal) {
 func (w *world) back(server string, than int) {
 	w.t.Helper()
 	eventually(w.t, server+" runs again", 60*time.Second, func(context.Context) error {
-		if pid := w.pid(server); pid == 0 || pid == than {
+		if pid := w.pid(server); pid == than {
 			return fmt.Errorf("its process is %d", pid)
 		}
 		return nil

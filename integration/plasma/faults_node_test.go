@@ -17,7 +17,7 @@ import (
 // longer are; then it goes, and they have kept what they had.
 func blockedDrain(t *testing.T, p *harness.Plasma, image images.Image, name string) {
 	n := p.Nodes[0]
-	free := "limits { servers 2..3; }"
+	free := "limits { servers 2..3; period 1s; }"
 	if err := n.Apply(t.Context(), app(t, image, name, free+" true => pin(Ledger(l));", "[limit]\ncpu = 0.5\n")); err != nil {
 		t.Fatal(err)
 	}

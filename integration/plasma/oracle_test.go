@@ -327,3 +327,27 @@ func (o *oracle) checkLedger(c *client, ledger string, wait bool) {
 		o.t.Errorf("ledger %s: %v", ledger, err)
 	}
 }
+
+// TestOracleOfRegisters checks the check.
+func TestOracleOfRegisters(t *testing.T) {
+	op := func(function string, value int64, output any, call, back int64) porcupine.Operation {
+		return porcupine.Operation{Input: operation{function, value}, Output: output, Call: call, Return: back}
+	}
+	const never = math.MaxInt64
+	for _, c := range []struct {
+		name    string
+		history []porcupine.Operation
+		good    bool
+	}{
+		{"one after the other", []porcupine.Operation{op("add", 0, int64(1), 0, 1), op("add", 0, int64(2), 2, 3), op("get", 0, int64(2), 4, 5)}, true},
+		{"the same number twice", []porcupine.Operation{op("add", 0, int64(1), 0, 1), op("add", 0, int64(1), 0, 1)}, false},
+		{"an old value", []porcupine.Operation{op("set", 5, int64(5), 0, 1), op("get", 0, int64(0), 2, 3)}, false},
+		{"a call in doubt that had its effect", []porcupine.Operation{op("set", 5, nil, 0, never), op("get", 0, int64(5), 2, 3)}, true},
+		{"one that had none", []porcupine.Operation{op("set", 5, nil, 0, never), op("get", 0, int64(0), 2, 3)}, true},
+		{"one that had it twice", []porcupine.Operation{op("add", 0, nil, 0, never), op("get", 0, int64(2), 2, 3)}, false},
+	} {
+		if good := porcupine.CheckOperations(oneRegister, c.history); good != c.good {
+			t.Errorf("%s: %v", c.name, good)
+		}
+	}
+}

@@ -8,6 +8,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
@@ -68,6 +69,8 @@ type Node struct {
 	stale   bool                      // something has changed since
 	specs   map[string]parsed         // by service
 	moving  map[string]bool           // moves that a host was told of
+	began   map[string]time.Time      // servers that were started and have not been seen to end
+	short   map[string]int            // servers whose processes end soon: how often in a row
 }
 
 // retry is when something is tried again, after how long, and why it failed.
@@ -88,14 +91,18 @@ func New(o Options) *Node {
 	return &Node{
 		Options: o, wake: make(chan struct{}, 1), agents: map[string]*agent{}, busy: map[string]bool{}, retry: map[string]retry{},
 		applied: map[string]applied{}, running: map[string]driver.Running{}, stale: true, moving: map[string]bool{}, specs: map[string]parsed{},
+		began: map[string]time.Time{}, short: map[string]int{},
 	}
 }
 
 const (
 	// relist is how often containerd is asked what there is, if no event says that it changed.
 	relist = 15 * time.Second
-	// mostWait is between two tries to start a server.
-	mostWait = 30 * time.Second
+	// mostWait is between two tries to start a server, mostRest between two starts of one whose
+	// process ends within shortLife each time.
+	mostWait  = 30 * time.Second
+	mostRest  = 10 * time.Second
+	shortLife = 2 * time.Second
 	// grace is how long a process may take to end.
 	grace = 10 * time.Second
 )
@@ -221,6 +228,7 @@ func (n *Node) next(listed time.Time) time.Duration {
 
 // list asks containerd what there is.
 func (n *Node) list(ctx context.Context) error {
+	asked := time.Now()
 	all, err := n.Containers.List(ctx)
 	if err != nil {
 		return err
@@ -245,9 +253,35 @@ func (n *Node) list(ctx context.Context) error {
 	}
 	n.mu.Lock()
 	n.running = running
+	for id, r := range running {
+		if r.State != driver.StateRunning {
+			n.ended(id, asked)
+		}
+	}
 	n.mu.Unlock()
 	n.measure(running)
 	return nil
+}
+
+// ended has a server rest that was found not to run soon after its start, longer each time. What
+// was asked before the start says nothing. mu is held.
+func (n *Node) ended(id string, asked time.Time) {
+	began, known := n.began[id]
+	if !known || n.busy[id] || began.After(asked) {
+		return
+	}
+	delete(n.began, id)
+	lived := time.Since(began)
+	if lived >= shortLife {
+		delete(n.short, id)
+		return
+	}
+	n.short[id]++
+	rest := min(100*time.Millisecond<<min(n.short[id], 10), mostRest)
+	n.retry[id] = retry{
+		at: time.Now().Add(rest), wait: rest,
+		why: fmt.Sprintf("its process has ended %s after its start: see its log", lived.Round(time.Millisecond)),
+	}
 }
 
 // measure tells the sampler what there is.

@@ -125,6 +125,7 @@ func (n *Node) start(ctx context.Context, s place.Service, spec *service.Spec, v
 	}
 	n.mu.Lock()
 	n.applied[v.ID] = applied{limit: v.Limit}
+	n.began[v.ID] = time.Now()
 	n.mu.Unlock()
 	n.Metrics.starts.Observe(time.Since(began).Seconds())
 	log.G(ctx).WithField("server", v.ID).Infof("started a server of %s in %s", s.Name, time.Since(began).Round(time.Millisecond))
@@ -207,6 +208,16 @@ func (n *Node) forget(there map[string]bool) {
 	for id := range n.retry {
 		if !there[id] && !n.busy[id] {
 			delete(n.retry, id)
+		}
+	}
+	for id := range n.began {
+		if !there[id] {
+			delete(n.began, id)
+		}
+	}
+	for id := range n.short {
+		if !there[id] {
+			delete(n.short, id)
 		}
 	}
 }
