@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
@@ -155,7 +156,33 @@ func (c *Containerd) Ctr(ctx context.Context, args ...string) (string, error) {
 // Remove ends every container, stops containerd and takes away what it leaves outside
 // its directory.
 func (c *Containerd) Remove(ctx context.Context) error {
-	return errors.Join(c.RemoveContainers(ctx), c.Stop(), unmountBelow(c.dir), removeCgroups(c.Namespace))
+	return errors.Join(c.removeTasks(ctx), c.Stop(), unmountBelow(c.dir), removeCgroups(c.Namespace))
+}
+
+// removeTasks is RemoveContainers until no task is there any more: one whose client was killed
+// while it was made comes, or goes, after that.
+func (c *Containerd) removeTasks(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		if err := c.RemoveContainers(ctx); err != nil {
+			return err
+		}
+		bundles, err := os.ReadDir(filepath.Join(c.dir, "state", "io.containerd.runtime.v2.task", c.Namespace))
+		if errors.Is(err, fs.ErrNotExist) || err == nil && len(bundles) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-c.Ended():
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("task %s does not end: %w", bundles[0].Name(), ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // RemoveContainers kills and deletes every container in the namespace.

@@ -168,10 +168,14 @@ func (o *oracle) send(ctx context.Context, c *client, sender, ledger string) {
 			return
 		}
 		o.done.Add(1)
-		if got != fmt.Sprint(last+n) {
-			o.t.Errorf("%s has sent %s messages, %d are asked for", sender, got, last+n)
+		var all int64
+		var full string
+		_, _ = fmt.Sscan(got, &all, &full)
+		// When the ledger is away for long no more can be sent.
+		if all != last+n && (full == "" || all < last || all > last+n) {
+			o.t.Errorf("%s has sent %q messages, %d are asked for", sender, got, last+n)
 		}
-		last += n
+		last = all
 		o.note(ledger, sender, last, last)
 	}
 }

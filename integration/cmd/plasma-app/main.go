@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/peregrine-dev/peregrine/plasma/host"
@@ -78,7 +79,8 @@ func ledger(_ *host.Turn, s *entries, function string, body []byte) ([]byte, err
 	return fmt.Append(nil, number), nil
 }
 
-// sender sends numbers to a ledger, as many as it is told to: "KEY N".
+// sender sends numbers to a ledger, as many as it is told to: "KEY N". It answers how many it has
+// sent in all, with "full" if it could not send more.
 func sender(c *host.Turn, sent *map[string]int64, _ string, body []byte) ([]byte, error) {
 	var key string
 	var n int
@@ -89,11 +91,15 @@ func sender(c *host.Turn, sent *map[string]int64, _ string, body []byte) ([]byte
 		*sent = map[string]int64{}
 	}
 	for range n {
-		(*sent)[key]++
-		message := fmt.Appendf(nil, "%s %d", strings.ReplaceAll(c.Self().Key, " ", "_"), (*sent)[key])
-		if err := c.Send(placement.Actor{Type: "Ledger", Key: key}, "put", message); err != nil {
+		message := fmt.Appendf(nil, "%s %d", strings.ReplaceAll(c.Self().Key, " ", "_"), (*sent)[key]+1)
+		err := c.Send(placement.Actor{Type: "Ledger", Key: key}, "put", message)
+		if errdefs.IsResourceExhausted(err) {
+			return fmt.Append(nil, (*sent)[key], " full"), nil
+		}
+		if err != nil {
 			return nil, err
 		}
+		(*sent)[key]++
 	}
 	return fmt.Append(nil, (*sent)[key]), nil
 }
