@@ -59,6 +59,7 @@ suite: build stock ## containerd's own client tests, with FlashCube as the runti
 
 soak: build stock ## the long forms of the crash tests
 	PEREGRINE_SOAK=1 $(GO) test -count 1 -timeout 2h -run '^(TestKill|TestShimKill|TestShimSoak)$$' -v ./integration/
+	PEREGRINE_SOAK=1 $(GO) test -count 1 -timeout 1h -run '^(TestChaos|TestRelocate|TestNode|TestEtcd)$$' -v ./integration/plasma/
 
 fuzz: ## run each fuzz target for a minute
 	@contrib/fuzz.sh 60s

@@ -175,6 +175,13 @@ func (a *actor) resumeLocked() {
 	if a.phase != leaving || a.host.stopped.Load() {
 		return
 	}
+	if owner, ok := a.host.owners.owner(a.name); ok && owner.Server != a.host.server {
+		// It doesn't stay: it took place and the actor has moved on since, or its shard or all that
+		// this host had was given away. Whoever has it must not find a second one here.
+		a.drop()
+		a.leave(owner)
+		return
+	}
 	a.phase = serving
 	a.startSends()
 	a.kick()
@@ -260,18 +267,24 @@ func (h *Host) depart(a *actor, target api.PeerService, m *api.Move, owner place
 		log.G(h.ctx).WithError(native(err)).Debug("the target was not told of a move; it learns of it from the placement")
 	}
 	a.mu.Lock()
-	if a.durable() {
-		// Before others can have it come back: then this would be after what it comes with. When it
-		// fails the next start does it.
-		h.store.Submit(&store.Write{
-			Bytes: 64, Apply: func(tx *store.Tx) error { return tx.Drop(a.name) },
-			Done: func(error) { failpoint.Hit(failpoint.MoveDeleted) },
-		})
-	}
+	// Before others can have it come back: then this would be after what it comes with.
+	a.drop()
 	a.leave(owner)
 	a.mu.Unlock()
 	pause := time.Since(start)
 	h.remove(a)
 	failpoint.Hit(failpoint.MoveActivated)
 	return pause
+}
+
+// drop deletes what is stored of an actor that another host has; mu is held. When it fails the
+// next start does it.
+func (a *actor) drop() {
+	if !a.durable() {
+		return
+	}
+	a.host.store.Submit(&store.Write{
+		Bytes: 64, Apply: func(tx *store.Tx) error { return tx.Drop(a.name) },
+		Done: func(error) { failpoint.Hit(failpoint.MoveDeleted) },
+	})
 }

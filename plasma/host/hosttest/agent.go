@@ -32,8 +32,8 @@ type Agent struct {
 	LoseAnswer atomic.Bool
 	// Slow is for how long all answers wait, in nanoseconds.
 	Slow atomic.Int64
-	// Reports is how many there were.
-	Reports atomic.Int64
+	// Reports is how many there were, Commits how many calls of Commit.
+	Reports, Commits atomic.Int64
 
 	mu     sync.Mutex
 	told   []*api.ReportRequest
@@ -207,6 +207,7 @@ func (g *Agent) Commit(ctx context.Context, req *api.CommitRequest) (*api.Commit
 	if err := g.hold(ctx); err != nil {
 		return nil, err
 	}
+	g.Commits.Add(1)
 	if g.Unavailable.Load() {
 		return nil, errDown
 	}
