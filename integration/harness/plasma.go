@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -302,15 +303,35 @@ func (p *Plasma) port(n *PlasmaNode) string { return fmt.Sprintf("p%d", slices.I
 // Dir is the cluster's directory on the host's disk; callers may keep files of theirs in it.
 func (p *Plasma) Dir() string { return p.dir.Path }
 
+// end stops plasmad, if it runs, also one that is paused. One that hangs is killed: it may wait for
+// other members of etcd that have ended.
+func (n *PlasmaNode) end() error {
+	if n.Process == nil {
+		return nil
+	}
+	if err := errors.Join(n.Signal(unix.SIGCONT), n.Signal(unix.SIGTERM)); err != nil {
+		return err
+	}
+	select {
+	case <-n.Ended():
+		return nil
+	case <-time.After(15 * time.Second):
+		return n.Kill()
+	}
+}
+
 // Remove ends it all, also after ctx is done.
 func (p *Plasma) Remove(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	var errs error
-	// One that still runs would start containers again.
+	// One that still runs would start containers again, and one that is killed while it starts one
+	// leaves containerd with half of it.
+	stopped := make(chan error, len(p.Nodes))
 	for _, n := range p.Nodes {
-		if n.Process != nil {
-			errs = errors.Join(errs, n.Kill())
-		}
+		go func() { stopped <- n.end() }()
+	}
+	for range p.Nodes {
+		errs = errors.Join(errs, <-stopped)
 	}
 	for _, n := range p.Nodes {
 		if n.Containerd != nil && n.Containerd.Process != nil {
