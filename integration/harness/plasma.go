@@ -315,7 +315,7 @@ func (n *PlasmaNode) end() error {
 	select {
 	case <-n.Ended():
 		return nil
-	case <-time.After(15 * time.Second):
+	case <-time.After(4 * time.Second):
 		return n.Kill()
 	}
 }
