@@ -215,7 +215,7 @@ func TestChaos(t *testing.T) {
 	want, few := 10_000, len(all)
 	if !soak() {
 		all = slices.DeleteFunc(all, func(f fault) bool { return f.long })
-		want, few = 100, 6
+		want, few = 100, 4
 	}
 	for w.moved() < want {
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
